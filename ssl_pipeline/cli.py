@@ -1,0 +1,250 @@
+"""`ssl-pipeline`: the few commands that dagster, dvc and mlflow do not already have.
+
+Everything slow is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ssl_pipeline.part import PipelineError
+
+if TYPE_CHECKING:
+    from ssl_pipeline.project import Project
+    from ssl_pipeline.recipe import Recipe
+
+app = typer.Typer(
+    help="From a folder of unlabelled images to a registered, honestly evaluated encoder.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+DEMO = ["digits_rotation", "digits_inpainting", "digits_simclr"]
+
+To = Annotated[str, typer.Option(help="Last stage to run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Dagster's own log too.")]
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits and underscores.")],
+    data: Annotated[Path, typer.Option(help="A folder, an archive or a table of images.")],
+    pretext: Annotated[str, typer.Option(help="The pretext task: simclr, rotation or inpainting.")] = "simclr",
+) -> None:
+    """Look at data and write a recipe for it."""
+    from ssl_pipeline import new as recipes
+
+    file, found, title = recipes.write(project(), name, data, pretext)
+    for line in recipes.describe(found):
+        print(line)
+    print(f"wrote   {file}")
+    print(f"next    ssl-pipeline run {title}")
+
+
+@app.command()
+def run(
+    names: Annotated[list[str], typer.Argument(help="Recipes; a dataset's name means all recipes on it.")],
+    to: To = "registered_model",
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run recipes from source to registered model, recorded in Dagster; what is there already is reused."""
+    from ssl_pipeline import chain
+    from ssl_pipeline.orchestration.defs_folder import choose, load_all
+
+    here = project()
+    datasets, recipes = load_all(here)
+    chosen = choose(recipes, names)
+    for one in chosen:
+        chain.stages_of(one, to)
+    with nothing_on_stdout(as_json) as stdout:
+        from ssl_pipeline.orchestration.run import run as materialize
+
+        try:
+            materialize(here, datasets, recipes, chosen, to, say, verbose)
+        finally:
+            if len(chosen) > 1:
+                compare(here, chosen)
+        results = [result(here, one) for one in chosen]
+        if as_json:
+            print(json.dumps(results[0] if len(results) == 1 else {"recipes": results}), file=stdout, flush=True)
+
+
+@app.command()
+def demo(verbose: Verbose = False) -> None:
+    """Three pretext tasks on 5,000 handwritten digits, compared."""
+    run(DEMO, verbose=verbose)
+    print("look    ssl-pipeline up     (Dagster and MLflow in the browser)")
+    print("use     ssl-pipeline embed models:/digits_simclr@champion FOLDER -o embeddings.parquet")
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What there is: datasets with their versions, recipes with their champions."""
+    from ssl_pipeline.orchestration.defs_folder import load_all
+
+    here = project()
+    datasets, recipes = load_all(here)
+    with nothing_on_stdout(as_json) as stdout:
+        report = {
+            "tracking_uri": here.tracking_uri,
+            "datasets": [{"name": d.name, "digest": digest(here, d.name)} for d in datasets],
+            "recipes": [
+                {"name": r.name, "modality": "image", "model": r.name, "champion": champion(here, r.name)}
+                for r in recipes
+            ],
+        }
+        if as_json:
+            print(json.dumps(report), file=stdout, flush=True)
+        else:
+            show_status(report)
+
+
+@app.command()
+def embed(
+    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")],
+    path: Annotated[Path, typer.Argument(help="A folder, an archive or a table of images.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+) -> None:
+    """Embed images with a registered model."""
+    from ssl_pipeline.embed import embed as write
+
+    write(project(), model_uri, path.expanduser().absolute(), output.expanduser().absolute(), say)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Dagster's port.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on; neither server asks for a password.")] = "127.0.0.1",
+) -> None:
+    """Serve Dagster and MLflow until Ctrl-C."""
+    from ssl_pipeline.orchestration.serve import up as serve
+
+    serve(project(), port, mlflow_port, host, say)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def project() -> Project:
+    from ssl_pipeline.project import Project
+
+    return Project.find()
+
+
+def result(here: Project, recipe: Recipe) -> dict[str, Any]:
+    """What a program wants to know of a recipe's run; null where a stage was not reached."""
+    evaluated = here.store.current(recipe.name, "classification")
+    registered = here.store.current(recipe.name, "registered_model")
+    return {
+        "recipe": recipe.name,
+        "dataset": digest(here, recipe.dataset),
+        "metrics": evaluated.summary["metrics"] if evaluated else None,
+        "baselines": evaluated.summary["baselines"] if evaluated else None,
+        "model": registered.summary["name"] if registered else None,
+        "version": registered.summary["version"] if registered else None,
+        "champion": champion(here, recipe.name) if registered else None,
+    }
+
+
+def digest(here: Project, dataset: str) -> str | None:
+    stage = here.store.current(dataset, "dataset")
+    return stage.summary["digest"] if stage else None
+
+
+def champion(here: Project, model: str) -> int | None:
+    """The champion's version. No MLflow is started, and no database made, only to hear that there is none."""
+    database = here.tracking_uri.removeprefix("sqlite:///")
+    if database != here.tracking_uri and not Path(database).exists():
+        return None
+    from ssl_pipeline import tracking
+
+    found = tracking.champion(tracking.Tracker(here.tracking_uri, here.artifacts), model)
+    return found.version if found else None
+
+
+def compare(here: Project, recipes: list[Recipe]) -> None:
+    """The table of these recipes and the baselines, a dataset at a time."""
+    from rich.console import Console
+
+    from ssl_pipeline.chain import INTERVAL
+    from ssl_pipeline.report import tables
+
+    for dataset in dict.fromkeys(r.dataset for r in recipes):
+        rows: list[tables.Row] = []
+        caption = ""
+        for recipe in recipes:
+            stage = here.store.current(recipe.name, "classification")
+            if recipe.dataset != dataset or stage is None:
+                continue
+            trained = here.store.current(recipe.name, "pretrained_encoder")
+            cost = trained.summary if trained else {}
+            seconds, passes = cost.get("train_seconds"), cost.get("encoder_passes")
+            rows += tables.rows_of(recipe.name, recipe.pretext.task, stage.summary["metrics"], seconds, passes)
+            for name, metrics in stage.summary["baselines"].items():
+                if name not in {row["name"] for row in rows}:
+                    rows += tables.rows_of(name, name, metrics)
+            caption = f"{dataset}: test accuracy in percent, {stage.summary['test_samples']:,} test images, {INTERVAL}"
+        if rows:
+            Console().print(tables.comparison(rows, caption).rich())
+
+
+def show_status(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    data, models = Table(title="datasets", title_justify="left"), Table(title="recipes", title_justify="left")
+    for title in ("name", "version"):
+        data.add_column(title)
+    for one in report["datasets"]:
+        data.add_row(one["name"], one["digest"] or "not built")
+    for title in ("name", "modality", "model", "champion"):
+        models.add_column(title)
+    for one in report["recipes"]:
+        version = one["champion"]
+        models.add_row(one["name"], one["modality"], one["model"], "none" if version is None else f"version {version}")
+    console = Console()
+    console.print(data, models, f"MLflow: {report['tracking_uri']}")
+
+
+@contextmanager
+def nothing_on_stdout(wanted: bool) -> Iterator[Any]:
+    """Sends what libraries and child processes print to stderr, and gives the real stdout."""
+    if not wanted:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w") as stdout, redirect_stdout(sys.stderr):
+        os.dup2(2, 1)
+        try:
+            yield stdout
+        finally:
+            stdout.flush()
+            os.dup2(stdout.fileno(), 1)
+
+
+def main() -> NoReturn:
+    """The entry point: what a user can cure is one line on stderr and exit status 1."""
+    try:
+        app(prog_name="ssl-pipeline")
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

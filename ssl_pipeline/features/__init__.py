@@ -1,0 +1,1 @@
+"""encoder + dataset -> features of every split, with measures of quality that need no labels."""

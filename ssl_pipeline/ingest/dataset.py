@@ -1,0 +1,196 @@
+"""Source -> dataset: every usable sample once, in shards by split; everything else in quarantine with its reason.
+
+A sample's identity is its decoded pixels, and its split a hash of that identity (or of its group): adding data moves no
+sample to another split. Of equal samples the first in the source's order is kept, whatever their splits.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import track
+
+from ssl_pipeline.ingest import readers
+from ssl_pipeline.ingest.images import BadImage, decode, sample_id
+from ssl_pipeline.ingest.item import SPLITS, Item, Reading
+from ssl_pipeline.ingest.shards import Shards, rows
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.recipe import Dataset, Split
+from ssl_pipeline.store import write_json
+
+__all__ = ["rows", "split_of", "write"]
+
+
+@dataclass
+class Census:
+    """What is counted while streaming; nothing here grows with the number of samples."""
+
+    splits: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    heights: Counter[int] = field(default_factory=Counter)
+    widths: Counter[int] = field(default_factory=Counter)
+    channels: int = 1
+
+
+@dataclass
+class Quarantine:
+    """What was left out: bad files with their reasons, and repeats with the identity they share."""
+
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    repeats: list[tuple[str, str | None, str]] = field(default_factory=list)
+    """(source, label, sample_id)"""
+
+    def reasons(self) -> dict[str, int]:
+        """Counts by reason, the commonest first; details behind a colon do not count."""
+        kinds = Counter(reason.partition(":")[0] for _, reason in self.bad)
+        return dict(kinds.most_common()) | ({"duplicate": len(self.repeats)} if self.repeats else {})
+
+
+def write(dataset: Dataset, root: Path, tree: Path) -> dict[str, Any]:
+    """Fills `tree` with shards, quarantine.parquet and dataset.json; returns the stage's summary.
+
+    Raises PipelineError where nothing is usable, more is unusable than `max_quarantined`, or a split stays empty.
+    """
+    census, quarantine = Census(), Quarantine()
+    tree.mkdir()
+    reading = readers.read(dataset.source, root)
+    with Shards(tree) as shards:
+        total = _stream(reading, dataset.split, shards, census, quarantine)
+    _check(dataset, total, census, quarantine)
+    _write_quarantine(tree, quarantine)
+    about = {
+        "name": dataset.name, "modality": "image", "samples": census.splits.total(),
+        "splits": {split: census.splits[split] for split in SPLITS},
+        "classes": sorted(census.labels) or None, "labelled": census.labels.total(), "channels": census.channels,
+        "sizes": {
+            "min": [min(census.heights), min(census.widths)],
+            "median": [median(census.heights), median(census.widths)],
+            "max": [max(census.heights), max(census.widths)],
+        },
+        "quarantined": len(quarantine.bad) + len(quarantine.repeats), "format": 1,
+    }  # fmt: skip
+    write_json(tree / "dataset.json", about)
+    return about | {"quarantined_fraction": round(len(quarantine.bad) / total, 6), "reasons": quarantine.reasons()}
+
+
+def split_of(key: str, split: Split, missing: Iterable[str] = SPLITS) -> str:
+    """The split of a sample_id or group by a hash of it: test below `test`, validation in the stretch above it, else
+    train. Of the held-out splits only those in `missing` are given."""
+    place = int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) / 2**64
+    chosen = "test" if place < split.test else "validation" if place < split.test + split.validation else "train"
+    return chosen if chosen in missing else "train"
+
+
+def median(counts: Counter[int]) -> int:
+    """The (lower) median of counted values."""
+    half, seen = (counts.total() + 1) // 2, 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= half:
+            return value
+    raise ValueError("no values")
+
+
+def _stream(reading: Reading, split: Split, shards: Shards, census: Census, quarantine: Quarantine) -> int:
+    """One pass over the source; returns the number of items. Held in memory: the identities, what is in
+    quarantine, and a row group a split."""
+    # a source that names train and test but no validation gets one out of its train, and likewise for test
+    missing = frozenset(SPLITS) - reading.splits
+    seen: set[bytes] = set()
+    groups: dict[str, str] = {}
+    total = 0
+    for item in _progress(reading):
+        total += 1
+        source, label, group = (printable(text) for text in (item.source, item.label, item.group))
+        assert source is not None
+        try:
+            data = item.load()
+            image = decode(data)
+        except BadImage as reason:
+            quarantine.bad.append((source, str(reason)))
+            continue
+        identity = sample_id(image)
+        if bytes.fromhex(identity) in seen:
+            quarantine.repeats.append((source, label, identity))
+            continue
+        seen.add(bytes.fromhex(identity))
+        chosen = item.split
+        if chosen in (None, "train"):
+            chosen = split_of(group or identity, split, missing if chosen else SPLITS)
+        assert chosen is not None
+        if group and reading.splits and groups.setdefault(group, chosen) != chosen:
+            raise PipelineError(
+                f"group {group!r} stands in {groups[group]} and in {chosen}: correct the split column or leave it out"
+            )
+        shards.add(
+            chosen,
+            {
+                "sample_id": identity, "image": {"bytes": data, "path": None}, "label": label, "group": group,
+                "source": source, "height": image.height, "width": image.width,
+            },
+        )  # fmt: skip
+        census.splits[chosen] += 1
+        census.heights[image.height] += 1
+        census.widths[image.width] += 1
+        census.channels = max(census.channels, len(image.getbands()))
+        if label is not None:
+            census.labels[label] += 1
+    return total
+
+
+def _progress(reading: Reading) -> Iterable[Item]:
+    console = Console(stderr=True)
+    hide = reading.total is None or not sys.stderr.isatty()
+    return track(reading.items, "reading", total=reading.total, console=console, disable=hide, transient=True)
+
+
+def printable(text: str | None) -> str | None:
+    """File names may hold bytes that are no UTF-8; Parquet's strings may not."""
+    return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _check(dataset: Dataset, total: int, census: Census, quarantine: Quarantine) -> None:
+    samples, bad = census.splits.total(), len(quarantine.bad)
+    commonest = ", ".join(f"{reason} ({count})" for reason, count in list(quarantine.reasons().items())[:3])
+    if total == 0:
+        raise PipelineError("the source holds no files: correct its path")
+    if samples == 0:
+        raise PipelineError(
+            f"none of {total} files is a usable image: {commonest}; correct the source's path or the files"
+        )
+    if bad / total > dataset.max_quarantined:
+        raise PipelineError(
+            f"{bad} of {total} files are unusable, more than max_quarantined {dataset.max_quarantined:g} allows: "
+            f"{commonest}; fix the files or raise max_quarantined"
+        )
+    if empty := [split for split in SPLITS if not census.splits[split]]:
+        raise PipelineError(
+            f"{samples} distinct samples leave {' and '.join(empty)} empty: add data or change the split's fractions"
+        )
+
+
+def _write_quarantine(tree: Path, quarantine: Quarantine) -> None:
+    """Repeats get the name of the sample that was kept, the first in the source's order."""
+    wanted = {identity for _, _, identity in quarantine.repeats}
+    kept: dict[str, tuple[str, str | None]] = {}
+    if wanted:
+        for row in rows(tree, columns=["sample_id", "source", "label"]):
+            if row["sample_id"] in wanted:
+                kept[row["sample_id"]] = row["source"], row["label"]
+    entries = list(quarantine.bad)
+    for source, label, identity in quarantine.repeats:
+        first, other = kept[identity]
+        entries.append((source, f"duplicate of {first}" + (" with another label" if label != other else "")))
+    entries.sort()
+    columns = {"source": [source for source, _ in entries], "reason": [reason for _, reason in entries]}
+    table = pa.table(columns, pa.schema([("source", pa.string()), ("reason", pa.string())]))
+    pq.write_table(table, tree / "quarantine.parquet", compression="zstd")

@@ -1,0 +1,65 @@
+"""What every reader yields: items, in an order that is the same on every machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ssl_pipeline.ingest.images import BadImage
+
+MAX_BYTES = 1 << 30
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+"""How sources spell the splits."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One candidate sample. `load` returns the file's bytes or raises BadImage, until the next item is asked for."""
+
+    source: str
+    load: Callable[[], bytes]
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A source about to be read: its items, the splits that it names itself, and how many items there are, if known."""
+
+    items: Iterator[Item]
+    splits: frozenset[str] = frozenset()
+    total: int | None = None
+
+
+def unusable(reason: str) -> Callable[[], bytes]:
+    """The `load` of an item that is known to be bad before it is opened."""
+
+    def load() -> bytes:
+        raise BadImage(reason)
+
+    return load
+
+
+def read_file(path: str | Path) -> bytes:
+    """A regular file's bytes. Raises BadImage where it cannot be read, is no regular file or is above 1 GiB."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise BadImage("not a regular file")
+        with open(path, "rb") as file:
+            return read_bounded(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise BadImage(f"cannot be read: {error.strerror}") from error
+
+
+def read_bounded(file: BinaryIO, declared: int) -> bytes:
+    """All bytes of an open file, whose header may lie about its size. Raises BadImage above 1 GiB."""
+    data = b"" if declared > MAX_BYTES else file.read(MAX_BYTES + 1)
+    if max(declared, len(data)) > MAX_BYTES:
+        raise BadImage("oversized: a file above 1 GiB")
+    return data

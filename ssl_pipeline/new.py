@@ -1,0 +1,67 @@
+"""`ssl-pipeline new`: from a folder that nobody has described to a recipe that runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ssl_pipeline import recipe
+from ssl_pipeline.ingest.look import Findings, look
+from ssl_pipeline.orchestration.defs_folder import defs_folder
+from ssl_pipeline.orchestration.scaffold import dataset_attributes, document, pretraining_attributes
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.project import Project
+
+
+def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, Findings, str]:
+    """Looks at `data` and writes `<defs>/<name>/defs.yaml`: a dataset `<name>` and a recipe `<name>_<pretext>`.
+
+    Returns the file, what was found and the recipe's name. Raises PipelineError; nothing is overwritten.
+    """
+    file = defs_folder(project) / name / "defs.yaml"
+    if file.exists():
+        raise PipelineError(f"{file} exists: choose another name or edit that file")
+    found = look(data.expanduser().absolute())
+    source = found.source.model_dump(mode="json", exclude_defaults=True) | {"kind": found.source.kind}
+    source = {"kind": source.pop("kind"), **source, "path": portable(Path(source["path"]), project.root)}
+    title = f"{name}_{pretext}"
+    dataset = dataset_attributes(name, source)
+    # a few steps an epoch at least, also where there are few files
+    batch_size = next((size for size in (256, 128, 64, 32) if size * 10 <= found.files), 16)
+    classes = len(found.classes or {})
+    attributes = pretraining_attributes(title, name, pretext, found.image_size, classes, batch_size)
+    validate(recipe.Dataset, dataset)
+    validate(recipe.Recipe, attributes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".defs.yaml.{os.getpid()}")
+    fresh.write_text(f"{document('Dataset', dataset)}---\n{document('Pretraining', attributes)}")
+    fresh.replace(file)
+    return file, found, title
+
+
+def describe(found: Findings) -> list[str]:
+    """What was found, as lines for a person."""
+    height, width = found.size
+    lines = [
+        f"found   {found.files:,} files, {'grey' if found.channels == 1 else 'RGB'}, median {width} x {height} pixels, "
+        f"{found.unreadable:.0%} of a sample unreadable"
+    ]
+    if found.classes:
+        names = list(found.classes)
+        lines.append(f"labels  {len(names)} classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+    return lines + [f"note    {note}" for note in found.notes]
+
+
+def portable(path: Path, root: Path) -> str:
+    """Relative to the project where it lies inside it."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def validate(model: type[recipe.Dataset] | type[recipe.Recipe], attributes: dict[str, Any]) -> None:
+    try:
+        model.model_validate(attributes)
+    except ValidationError as error:
+        raise PipelineError(f"{attributes['name']!r} makes no recipe: {recipe.explain(error)}") from error

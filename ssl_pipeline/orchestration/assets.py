@@ -1,0 +1,142 @@
+"""The chain as Dagster shows it: one asset a stage. A body says which stage runs, on what; the work is `chain.py`'s."""
+
+# no `from __future__ import annotations` here: Dagster reads the type of `context` as it stands
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dagster as dg
+
+from ssl_pipeline import chain, recipe
+from ssl_pipeline.orchestration import metadata
+from ssl_pipeline.part import Part, PipelineError
+from ssl_pipeline.project import Project
+from ssl_pipeline.store import Stage
+
+SLICES = {
+    "pretext_labels": {"encoder", "pretext", "pretrain"},
+    "pretrained_encoder": {"encoder", "pretext", "pretrain"},
+    "features": {"encoder"},
+    "classification": {"encoder", "evaluations"},
+    "registered_model": {"name", "promote"},
+}
+"""The fields of the recipe that decide each stage; a change of them is a new code version in Dagster's eyes."""
+
+Assets = list[dg.AssetsDefinition]
+
+
+def dataset_asset(config: recipe.Dataset) -> dg.AssetsDefinition:
+    """The asset of a dataset."""
+
+    @dg.asset(
+        key=[config.name, "dataset"],
+        group_name="datasets",
+        kinds={"dvc", "parquet"},
+        code_version=code_version(config, {"source", "split", "max_quarantined", "version"}),
+        tags={"ssl_pipeline/source": config.source.kind},
+        description=(
+            f"{config.description}\n\n"
+            "Every usable file of the source as Parquet shards, split into train, validation and test by content; "
+            "unusable files are set aside with the reason. Versioned by DVC, whose digest is the data version."
+        ).strip(),
+    )
+    def dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        stage = run(context, lambda project, say: chain.dataset(project, config, say))
+        return dg.MaterializeResult(metadata=metadata.of(stage), data_version=dg.DataVersion(stage.summary["digest"]))
+
+    return dataset
+
+
+def recipe_assets(config: recipe.Recipe) -> Assets:
+    """The assets of a recipe, in the order in which data meets them."""
+
+    def stage(name: str, after: Sequence[str], kinds: set[str], pool: str | None = None) -> Callable[[Any], Any]:
+        return dg.asset(
+            key=[config.name, name],
+            deps=[after],
+            group_name=config.name,
+            kinds=kinds,
+            pool=pool,
+            owners=list(config.owners),
+            code_version=code_version(config, SLICES[name]),
+            tags={"ssl_pipeline/task": config.pretext.task, "ssl_pipeline/dataset": config.dataset},
+        )
+
+    @stage("pretext_labels", [config.dataset, "dataset"], {"parquet"})
+    def pretext_labels(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """The question that the encoder will be asked, made from the images alone (no human labels): a sheet that shows
+        it, the labels as a table with their balance, and the images packed at training size."""
+        return result(run(context, lambda project, say: chain.pretext_labels(project, config, say)))
+
+    @stage("pretrained_encoder", [config.name, "pretext_labels"], {"pytorch"}, pool="gpu")
+    def pretrained_encoder(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """The network after self-supervised training (last epoch's weights), with its training curves. An interrupted
+        training goes on from its last checkpoint."""
+        return result(run(context, lambda project, say: chain.pretrained_encoder(project, config, say)))
+
+    @stage("features", [config.name, "pretrained_encoder"], {"parquet", "pytorch"}, pool="gpu")
+    def features(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """One embedding a sample from the frozen encoder, and how good they are without looking at any label."""
+        return result(run(context, lambda project, say: chain.features(project, config, say)))
+
+    @stage("classification", [config.name, "features"], {"scikitlearn"})
+    def classification(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """How well human labels can be read off the frozen features, from few labels a class to all, on test data that
+        nothing else saw; beside a random encoder, raw pixels and supervised training on the same labels."""
+        return result(run(context, lambda project, say: chain.classification(project, config, say)))
+
+    made = chain.stages_of(config)
+
+    @stage("registered_model", [config.name, made[-2]], {"mlflow"})
+    def registered_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """The encoder as a version in MLflow's model registry, with the gates it passed; the champion where it is
+        better than the one before."""
+        return result(run(context, lambda project, say: chain.registered_model(project, config, say)))
+
+    every = [pretext_labels, pretrained_encoder, features, classification, registered_model]
+    return [asset for asset in every if asset.key.path[-1] in made]
+
+
+def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.AssetsDefinition:
+    """The asset that compares all recipes of one dataset."""
+
+    @dg.asset(
+        key=[dataset_name, "leaderboard"],
+        deps=[[r.name, "classification"] for r in recipes],
+        group_name="datasets",
+        kinds={"markdown"},
+    )
+    def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        """All recipes on this dataset in one table: the same test data, the same labels, the same baselines."""
+        return result(
+            run(
+                context, lambda project, say: chain.leaderboard(project, dataset_name, evaluated(project, recipes), say)
+            )
+        )
+
+    return leaderboard
+
+
+def run(context: dg.AssetExecutionContext, stage: Callable[[Project, Callable[[str], None]], Stage]) -> Stage:
+    """Runs one stage of the chain in the project; what a user can cure fails the step with that one line."""
+    try:
+        return stage(Project.find(), context.log.info)
+    except PipelineError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def evaluated(project: Project, recipes: list[recipe.Recipe]) -> list[recipe.Recipe]:
+    """Those that have been evaluated already."""
+    return [one for one in recipes if project.store.current(one.name, "classification")]
+
+
+def result(stage: Stage) -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata=metadata.of(stage), data_version=dg.DataVersion(stage.key))
+
+
+def code_version(config: Part, fields: set[str]) -> str:
+    """Eight hexadecimal digits over these fields of the configuration."""
+    decided = json.dumps(config.model_dump(mode="json", include=fields), sort_keys=True)
+    return hashlib.sha256(decided.encode()).hexdigest()[:8]

@@ -1,0 +1,121 @@
+"""What a stage looks like in the Dagster UI: its summary as numbers and tables, its pictures, its place on disk."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ssl_pipeline.store import Stage
+
+LARGEST_PICTURE = 400_000
+"""Bytes of a PNG that goes into Dagster's event log as it is; above that it is scaled down."""
+
+Metadata = dict[str, dg.MetadataValue[Any]]
+
+
+def of(stage: Stage) -> Metadata:
+    """Everything worth showing of a finished stage."""
+    shown: Metadata = {"made": dg.TextMetadataValue("reused" if stage.reused else "computed")}
+    for name, value in stage.summary.items():
+        if name not in ("baselines", "mlflow_url") and value is not None and value not in ({}, []):
+            shown[name] = _shown(name, value, stage.summary.get("baselines") or {})
+    shown |= {_title(p): dg.MarkdownMetadataValue(_picture(p)) for p in sorted(stage.path.glob("*.png"))}
+    return shown | _links(stage.summary) | {"folder": dg.PathMetadataValue(str(stage.path))}
+
+
+def mlflow_ui() -> str:
+    """Where a person's browser finds MLflow: the tracking server, or what `ssl-pipeline up` serves."""
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    served = os.environ.get("SSL_PIPELINE_MLFLOW_UI", "http://127.0.0.1:5000")
+    return (tracking if tracking.startswith("http") else served).rstrip("/")
+
+
+def _shown(name: str, value: Any, baselines: Mapping[str, Any]) -> dg.MetadataValue[Any]:
+    match value:
+        case str() if name == "table":
+            return dg.MarkdownMetadataValue(value)
+        case bool():
+            return dg.BoolMetadataValue(value)
+        case int():
+            return dg.IntMetadataValue(value)
+        case float():
+            return dg.FloatMetadataValue(value)
+        case dict() if name == "metrics":
+            return _accuracies(value, baselines)
+        case dict() if all(isinstance(v, int | float | str) for v in value.values()):
+            return _table([{name: k, "value": v} for k, v in value.items()])
+        case list() if all(isinstance(v, dict) for v in value):
+            return _table(value)
+        case list() if all(isinstance(v, int | float | str) for v in value):
+            return dg.TextMetadataValue(", ".join(map(str, value)))
+        case dict() | list():
+            return dg.JsonMetadataValue(value)
+    return dg.TextMetadataValue(str(value))
+
+
+def _accuracies(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> dg.TableMetadataValue:
+    """One row a metric, with its interval, of the recipe first and then of each baseline."""
+    methods = {"this recipe": metrics, **baselines}
+    return _table(
+        [
+            {"metric": metric, "method": method, "mean": v["mean"], "low": v["low"], "high": v["high"]}
+            for metric in dict.fromkeys(m for values in methods.values() for m in values)
+            for method, values in methods.items()
+            if (v := values.get(metric))
+        ]
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    kinds = {c: {type(row.get(c)) for row in rows} for c in columns}
+    schema = [
+        dg.TableColumn(c, type="bool" if k == {bool} else "float" if k <= {int, float} else "string")
+        for c, k in kinds.items()
+    ]
+    records = [
+        dg.TableRecord({c: row.get(c) if isinstance(row.get(c), int | float) else str(row.get(c, "")) for c in columns})
+        for row in rows
+    ]
+    return dg.TableMetadataValue(records, dg.TableSchema(columns=schema))
+
+
+def _links(summary: Mapping[str, Any]) -> Metadata:
+    links: Metadata = {}
+    if "mlflow_url" in summary:
+        links["mlflow run"] = dg.UrlMetadataValue(f"{mlflow_ui()}/{summary['mlflow_url']}")
+    if str(summary.get("uri", "")).startswith("models:/"):
+        links["mlflow model"] = dg.UrlMetadataValue(
+            f"{mlflow_ui()}/#/models/{summary['name']}/versions/{summary['version']}"
+        )
+    return links
+
+
+def _title(picture: Path) -> str:
+    return picture.stem.replace("_", " ")
+
+
+def _picture(path: Path) -> str:
+    data = path.read_bytes()
+    if len(data) > LARGEST_PICTURE:
+        data = _smaller(data)
+    return f"![{_title(path)}](data:image/png;base64,{base64.b64encode(data).decode()})"
+
+
+def _smaller(data: bytes) -> bytes:
+    """The same PNG with fewer pixels, below the limit."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    while len(data) > LARGEST_PICTURE:
+        image = image.resize((max(1, image.width * 2 // 3), max(1, image.height * 2 // 3)), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        image.save(file, "PNG", optimize=True)
+        data = file.getvalue()
+    return data

@@ -1,0 +1,55 @@
+"""All of a project's datasets and recipes together: what holds only between them, and what compares them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+
+from ssl_pipeline import recipe
+from ssl_pipeline.orchestration.assets import leaderboard_asset
+from ssl_pipeline.orchestration.components import Dataset, Pretraining
+from ssl_pipeline.part import PipelineError, did_you_mean
+
+
+def load(path_within_project: Path) -> dg.Definitions:
+    """What Dagster loads: the project's defs folder, checked as a whole."""
+    found = dg.load_from_defs_folder(path_within_project=path_within_project)
+    tree = found.component_tree
+    assert tree
+    datasets = [component.config for component in tree.get_all_components(Dataset)]
+    recipes = [component.config for component in tree.get_all_components(Pretraining)]
+    check(datasets, recipes)
+    return dg.Definitions.merge(found, comparisons(recipes))
+
+
+def definitions(datasets: list[recipe.Dataset], recipes: list[recipe.Recipe]) -> dg.Definitions:
+    """The same without Dagster's own loading, for the command line and for tests."""
+    check(datasets, recipes)
+    parts: list[Dataset | Pretraining] = [*map(Dataset, datasets), *map(Pretraining, recipes)]
+    return dg.Definitions.merge(*(part.build_defs() for part in parts), comparisons(recipes))
+
+
+def comparisons(recipes: list[recipe.Recipe]) -> dg.Definitions:
+    """A leaderboard a dataset, over the recipes that are evaluated."""
+    boards: dict[str, list[recipe.Recipe]] = {}
+    for one in recipes:
+        if one.evaluations:
+            boards.setdefault(one.dataset, []).append(one)
+    # one process for all stages: training has its own, and importing torch once is quicker than six times
+    return dg.Definitions(
+        assets=[leaderboard_asset(name, together) for name, together in boards.items()], executor=dg.in_process_executor
+    )
+
+
+def check(datasets: list[recipe.Dataset], recipes: list[recipe.Recipe]) -> None:
+    """Raises PipelineError where a name is used twice or a recipe's dataset does not exist."""
+    known = [dataset.name for dataset in datasets]
+    for kind, names in (("dataset", known), ("recipe", [r.name for r in recipes])):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise PipelineError(f"{kind} {twice[0]!r} is defined more than once: give each a name of its own")
+    for one in recipes:
+        if one.dataset not in known:
+            hint = did_you_mean(one.dataset, known) or f"; there are {', '.join(known) or 'none: add a Dataset'}"
+            raise PipelineError(f"recipe {one.name!r}: there is no dataset {one.dataset!r}{hint}")

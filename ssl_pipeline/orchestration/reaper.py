@@ -1,0 +1,40 @@
+"""Runs whose process is gone. Dagster's default launcher does not notice: they stay STARTED for ever, and keep their
+turn in the pool, so that nothing else trains."""
+
+from __future__ import annotations
+
+import dagster as dg
+import psutil
+
+UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def reap(instance: dg.DagsterInstance) -> list[str]:
+    """Marks dead runs of this machine as failed, gives their turns back, and returns their ids."""
+    reaped = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        if is_dead(instance, run.run_id):
+            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            reaped.append(run.run_id)
+    return reaped
+
+
+def is_dead(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a process is recorded for this run and none of the recorded ones is alive."""
+    alive = []
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        pid = event.event_specific_data.metadata.get("pid") if event and event.event_specific_data else None  # type: ignore[union-attr]
+        if pid is not None:
+            alive.append(was_running(int(str(pid.value)), entry.timestamp))
+    return bool(alive) and not any(alive)
+
+
+def was_running(pid: int, then: float) -> bool:
+    """Whether process `pid` lives and is the one of that time, not a later one that got the same number."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= then + 1
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,147 @@
+"""Runs recipes through Dagster in this process, recorded in the project's instance as the UI would show them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from ssl_pipeline import chain, recipe
+from ssl_pipeline.orchestration import project_definitions
+from ssl_pipeline.orchestration.reaper import reap
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.project import Project
+
+Say = Callable[[str], None]
+
+JOB = "ssl_pipeline_run"
+
+
+def run(
+    project: Project,
+    datasets: list[recipe.Dataset],
+    recipes: list[recipe.Recipe],
+    chosen: list[recipe.Recipe],
+    to: str,
+    say: Say,
+    verbose: bool = False,
+) -> None:
+    """Materializes the datasets of the chosen recipes and these up to stage `to`, in one Dagster run.
+
+    One failing recipe does not stop the others. Raises PipelineError with every failure on one line.
+    """
+    os.environ.setdefault("DAGSTER_HOME", str(project.root))
+    keys = selected(chosen, to)
+    narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys})
+    with warnings.catch_warnings(), dg.DagsterInstance.get() as instance, interruptible():
+        warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))  # type: ignore[arg-type]
+        for dead in reap(instance):
+            say(f"run {dead[:8]} was killed earlier; marked as failed")
+        run_id = str(uuid.uuid4())
+        instance.add_event_listener(run_id, narrator)
+        job = dg.define_asset_job(JOB, selection=dg.AssetSelection.assets(*keys))
+        everything = project_definitions.definitions(datasets, recipes)
+        done = (
+            dg.Definitions.merge(everything, dg.Definitions(jobs=[job]))
+            .resolve_job_def(JOB)
+            .execute_in_process(
+                run_config={"loggers": {"console": {"config": {"log_level": "DEBUG" if verbose else "CRITICAL"}}}},
+                instance=instance,
+                raise_on_error=False,
+                run_id=run_id,
+                tags={"recipes": ",".join(r.name for r in chosen)[:200]},
+            )
+        )
+    if narrator.interrupted:
+        raise KeyboardInterrupt
+    if narrator.failures or not done.success:
+        raise PipelineError("; ".join(narrator.failures) or f"Dagster run {run_id} failed: see it in `ssl-pipeline up`")
+
+
+def selected(chosen: list[recipe.Recipe], to: str) -> list[list[str]]:
+    """The assets of these recipes with their datasets, and a leaderboard where several of one dataset are compared."""
+    keys = [[r.dataset, "dataset"] for r in chosen]
+    keys += [[r.name, stage] for r in chosen for stage in chain.stages_of(r, to)]
+    if "classification" in chain.STAGES[: chain.STAGES.index(to) + 1]:
+        evaluated = [r.dataset for r in chosen if r.evaluations]
+        keys += [[name, "leaderboard"] for name in sorted(set(evaluated)) if evaluated.count(name) > 1]
+    return [list(key) for key in dict.fromkeys(map(tuple, keys))]
+
+
+class Narrator:
+    """Tells a person what happens in a run: a line when a stage starts and one when it ends. Collects what failed."""
+
+    def __init__(self, say: Say, stages: dict[str, str]) -> None:
+        self.say = say
+        self.stages = stages
+        """Step key to the stage's title; further steps are checks."""
+        self.started: dict[str, float] = {}
+        self.failures: list[str] = []
+        self.interrupted = False
+
+    def __call__(self, entry: dg.EventLogEntry) -> None:
+        event = entry.dagster_event
+        if event is None:
+            if entry.step_key in self.stages and entry.level == logging.INFO:
+                self.say(f"    {entry.user_message}")
+            return
+        match event.event_type:
+            case dg.DagsterEventType.STEP_START:
+                self.started[str(event.step_key)] = time.monotonic()
+                if title := self.stages.get(str(event.step_key)):
+                    self.say(f"{title}: started")
+            case dg.DagsterEventType.ASSET_MATERIALIZATION:
+                self._made(event)
+            case dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                self._checked(event.asset_check_evaluation_data)
+            case dg.DagsterEventType.STEP_FAILURE:
+                self._failed(event)
+
+    def _made(self, event: dg.DagsterEvent) -> None:
+        made = event.step_materialization_data.materialization.metadata.get("made")
+        seconds = time.monotonic() - self.started.get(str(event.step_key), time.monotonic())
+        self.say(f"{self.stages[str(event.step_key)]}: {made.value if made else 'done'} in {seconds:.1f} s")
+
+    def _checked(self, check: dg.AssetCheckEvaluation) -> None:
+        if check.passed:
+            return
+        line = f"{'/'.join(check.asset_key.path)}: {check.check_name}: {check.description}"
+        if check.severity == dg.AssetCheckSeverity.WARN:
+            self.say(f"warning: {line}")
+        else:
+            self.failures.append(f"{line} (a gate that must hold)")
+
+    def _failed(self, event: dg.DagsterEvent) -> None:
+        failure = event.step_failure_data
+        described = failure.user_failure_data.description if failure.user_failure_data else None
+        error = failure.error
+        while error and error.cause:
+            error = error.cause
+        if error and error.cls_name == "DagsterAssetCheckFailedError":
+            return  # told where the check was evaluated
+        if error and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+            self.interrupted = True
+            return
+        unexpected = " ".join(error.message.split()) if error else "failed"
+        title = self.stages.get(str(event.step_key), str(event.step_key))
+        self.failures.append(described or f"{title}: {unexpected}; --verbose shows where")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works even where the shell started this with SIGINT ignored, and TERM is as good as Ctrl-C, so that the
+    run is recorded as stopped and training writes its checkpoint."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before_term = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, before_term)

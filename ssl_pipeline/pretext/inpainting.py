@@ -1,0 +1,159 @@
+"""Inpainting as masked image modelling: hide most patches of an image, predict their pixels from the rest.
+
+He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners" (MAE), for vision transformers: the encoder sees the
+visible patches alone, a light transformer decodes the hidden ones.
+Pathak et al. 2016, "Context Encoders", and Xie et al. 2022, "SimMIM", for convolutional networks, which cannot skip
+patches: hidden ones are painted with the mean colour and a one-layer decoder predicts them.
+L = mean over hidden patches of |prediction - pixels|^2, pixels normalised by patch where asked for (MAE, section 4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ssl_pipeline.part import late
+from ssl_pipeline.pretext.task import Labels, PretextTask
+from ssl_pipeline.pretext.views import Views
+
+torch = late("torch")
+F = late("torch.nn.functional")
+pd = late("pandas")
+timm_vit = late("timm.models.vision_transformer")
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from torch import Generator, Tensor, nn
+
+    from ssl_pipeline.encoders.encoder import Encoder as EncoderModule
+    from ssl_pipeline.recipe import Encoder
+
+
+class Inpainting(PretextTask):
+    """Prediction of hidden patches."""
+
+    task: Literal["inpainting"] = "inpainting"
+    mask_ratio: float = Field(0.6, gt=0, lt=1)
+    """Share of patches that is hidden; MAE uses 0.75 on photographs."""
+    patch: int | None = Field(None, ge=1)
+    """Side of a patch in pixels; by default a seventh or eighth of the image."""
+    normalize_target: bool = True
+    """Predict pixels minus their patch's mean, over its deviation."""
+    decoder_dim: int = Field(128, ge=8)
+    decoder_depth: int = Field(1, ge=1)
+    """Transformer blocks in MAE's decoder."""
+    views: Views = Views(min_scale=0.5, color=0.0, blur=False)
+    """What happens to the image before patches are hidden."""
+    encoder_passes: ClassVar[int] = 1
+
+    def check(self, encoder: Encoder) -> None:
+        if self.patch and encoder.image_size % self.patch:
+            raise ValueError(
+                f"pretext.patch {self.patch} does not divide encoder.image_size {encoder.image_size}: "
+                f"use {self.patch_of(encoder.model_copy(), default=True)}"
+            )
+        patches = (encoder.image_size // self.patch_of(encoder)) ** 2
+        if not 0 < round(patches * self.mask_ratio) < patches:
+            raise ValueError(f"pretext.mask_ratio {self.mask_ratio} of {patches} patches hides none or all: use 0.5")
+
+    def patch_of(self, encoder: Encoder, default: bool = False) -> int:
+        """The patch's side: the recipe's, or the smallest divisor of the image that leaves at most eight a side."""
+        if self.patch and not default:
+            return self.patch
+        return next(
+            p for p in range(1, encoder.image_size + 1) if encoder.image_size % p == 0 and p * 8 >= encoder.image_size
+        )
+
+    def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
+        """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
+        patches = (encoder.image_size // self.patch_of(encoder)) ** 2
+        rank = torch.rand(count, patches, generator=generator).argsort(1).argsort(1)
+        return {"hidden": rank < round(patches * self.mask_ratio), **self.views.draw((count,), generator)}
+
+    def table(self, labels: Labels) -> DataFrame:
+        return pd.DataFrame({"hidden_patches": [row.nonzero().flatten().numpy() for row in labels["hidden"]]})
+
+    def build_head(self, encoder: EncoderModule) -> nn.Module:
+        if isinstance(encoder.backbone, timm_vit.VisionTransformer):
+            return self.build_mae_decoder(encoder)
+        side = encoder.image_size
+        with torch.no_grad():
+            features = encoder.backbone.eval().forward_features(torch.zeros(1, encoder.channels, side, side))
+        encoder.backbone.train()
+        upscale = -(-side // features.shape[2])  # the feature map covers at least the image
+        nn = torch.nn
+        return nn.Sequential(
+            nn.Conv2d(features.shape[1], self.decoder_dim, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(self.decoder_dim, encoder.channels * upscale**2, 1),
+            nn.PixelShuffle(upscale),
+        )
+
+    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
+        views, hidden = self.views.render(images, labels), labels["hidden"]
+        predict = self.predict_mae if isinstance(encoder.backbone, timm_vit.VisionTransformer) else self.predict_cnn
+        prediction, embedding = predict(encoder, head, views, hidden)
+        target = self.patchify(encoder.normalize(views), hidden).float()  # [batch, patches, pixels]
+        if self.normalize_target:
+            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-4).sqrt()
+        error = (prediction.float() - target).square().mean(-1)  # [batch, patches]
+        return {"loss": (error * hidden).sum() / hidden.sum(), "embedding": embedding}
+
+    def patchify(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """`[batch, channels, side, side]` -> `[batch, patches, channels * patch * patch]`."""
+        grid = int(hidden.shape[1] ** 0.5)
+        patch = images.shape[-1] // grid
+        blocks = images.unflatten(3, (grid, patch)).unflatten(2, (grid, patch))  # [b, c, rows, p, columns, p]
+        return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def predict_cnn(
+        self, encoder: EncoderModule, head: nn.Module, views: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        features = encoder.backbone.forward_features(encoder.normalize(self.paint(views, hidden, encoder.mean)))
+        side = views.shape[-1]
+        pixels = F.interpolate(head(features), size=(side, side), mode="nearest")
+        return self.patchify(pixels, hidden), encoder.pool(features)
+
+    def paint(self, views: Tensor, hidden: Tensor, color: Tensor | float) -> Tensor:
+        """The views with hidden patches in one colour."""
+        grid = int(hidden.shape[1] ** 0.5)
+        mask = hidden.view(-1, 1, grid, grid).repeat_interleave(views.shape[-1] // grid, 2)
+        mask = mask.repeat_interleave(views.shape[-1] // grid, 3)
+        return torch.where(mask, color, views)
+
+    def build_mae_decoder(self, encoder: EncoderModule) -> nn.Module:
+        grid, nn = encoder.backbone.patch_embed.grid_size, torch.nn
+        patch = self.patch or encoder.image_size // grid[0]
+        if encoder.image_size // patch != grid[0]:
+            raise ValueError(f"pretext.patch {patch} must be the encoder's own, {encoder.image_size // grid[0]}")
+        decoder = nn.Module()
+        decoder.embed = nn.Linear(encoder.dim, self.decoder_dim)
+        decoder.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.decoder_dim))
+        decoder.position = nn.Parameter(0.02 * torch.randn(1, grid[0] * grid[1], self.decoder_dim))
+        heads = max(1, self.decoder_dim // 32)
+        decoder.blocks = nn.Sequential(
+            *[timm_vit.Block(self.decoder_dim, heads, qkv_bias=True) for _ in range(self.decoder_depth)]
+        )
+        decoder.norm = nn.LayerNorm(self.decoder_dim)
+        decoder.predict = nn.Linear(self.decoder_dim, encoder.channels * patch**2)
+        return decoder
+
+    def predict_mae(self, encoder: EncoderModule, head: Any, views: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        vit = encoder.backbone
+        tokens = vit._pos_embed(vit.patch_embed(encoder.normalize(views)))  # [batch, prefix + patches, dim]
+        prefix, patches = tokens[:, : vit.num_prefix_tokens], tokens[:, vit.num_prefix_tokens :]
+        visible = hidden.long().argsort(dim=1, stable=True)[:, : int((~hidden[0]).sum())]  # indices of what is seen
+        seen = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2]))
+        encoded = vit.norm(vit.blocks(vit.norm_pre(torch.cat([prefix, seen], 1))))
+        decoded = head.embed(encoded[:, vit.num_prefix_tokens :])
+        canvas = head.mask_token.to(decoded.dtype).expand(*hidden.shape, -1)
+        canvas = canvas.scatter(1, visible[..., None].expand_as(decoded), decoded) + head.position
+        return head.predict(head.norm(head.blocks(canvas))), encoder.pool(encoded)
+
+    def picture(self, images: Tensor, labels: Labels) -> Tensor:
+        views = self.views.render(images, labels)
+        return torch.stack([images, views, self.paint(views, labels["hidden"], 0.5)], dim=1)
+
+    def columns(self) -> list[str]:
+        return ["image", "view", "what the encoder sees"]

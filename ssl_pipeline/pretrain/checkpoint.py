@@ -1,0 +1,50 @@
+"""Checkpoints: written whole or not at all, verified when read, the last two kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_pipeline.store import write_json
+
+KEPT = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Writes `step-N.pt` and then its side-car `step-N.json` with size and SHA-256; without the side-car it does not count."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    fresh = path.with_suffix(".tmp")
+    with open(fresh, "wb") as file:
+        torch.save({"step": step, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    write_json(path.with_suffix(".json"), {"step": step, "bytes": path.stat().st_size, "sha256": sha256(path)})
+    for old in sorted(folder.glob("step-*.json"))[:-KEPT]:
+        old.unlink()
+        old.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The state of the newest checkpoint that is whole, or None; a damaged one is passed over for the one before it.
+    Reads tensors and plain values only, never code (`weights_only`)."""
+    for sidecar in sorted(folder.glob("step-*.json"), reverse=True):
+        path = sidecar.with_suffix(".pt")
+        try:
+            if json.loads(sidecar.read_text())["sha256"] == sha256(path):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, ValueError, KeyError):
+            pass
+        print(f"checkpoint {path.name} is damaged; trying the one before it", flush=True)
+    return None
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

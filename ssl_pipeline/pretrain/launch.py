@@ -1,0 +1,96 @@
+"""Starts the training process, follows its curves, and never leaves it behind.
+
+A process of its own frees all memory when it ends and contains a crash; the parent (a Dagster step or `run_recipe`)
+reads the curves from the file that the child writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.recipe import Recipe
+from ssl_pipeline.store import write_json
+
+PATIENCE_SECONDS = 60
+"""What the child gets to write its checkpoint after TERM, before KILL."""
+
+
+def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[str, float]]], None]) -> dict[str, Any]:
+    """Trains in a child process; `on_rows` gets new rows of the curves as they come (first all of an earlier attempt's).
+
+    Returns the summary. Raises PipelineError with the cause where training stopped itself or died; whatever ends this
+    process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
+    """
+    (folder / "failure.json").unlink(missing_ok=True)
+    packed = {"path": str(pack.path), "mean": pack.mean, "std": pack.std}
+    write_json(folder / "job.json", {"recipe": recipe.model_dump(mode="json"), "pack": packed})
+    with open(folder / "train.log", "a") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "ssl_pipeline.pretrain", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    curves = Tail(folder / "metrics.jsonl")
+    try:
+        while child.poll() is None:
+            time.sleep(0.2)
+            if rows := curves.read():
+                on_rows(rows)
+        if rows := curves.read():
+            on_rows(rows)
+    finally:
+        end(child)
+    if child.returncode == 0:
+        return json.loads((folder / "summary.json").read_text())
+    raise PipelineError(f"recipe {recipe.name!r}: {cause(folder, child.returncode)}")
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """TERM to the child's whole group, then KILL."""
+    if child.poll() is not None:
+        return
+    os.killpg(child.pid, signal.SIGTERM)
+    try:
+        child.wait(PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def cause(folder: Path, returncode: int) -> str:
+    """Why the child failed, in a sentence."""
+    failure = folder / "failure.json"
+    if failure.exists():
+        return json.loads(failure.read_text())["cause"]
+    last = (folder / "train.log").read_text(errors="replace").strip().splitlines()[-1:] or ["nothing was printed"]
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        hint = "out of memory? lower pretrain.batch_size; " if name == "SIGKILL" else ""
+        return f"training was killed by {name}; {hint}run again to go on from the last checkpoint"
+    return f"training ended with status {returncode}: {last[0]} (all of it: {folder / 'train.log'})"
+
+
+class Tail:
+    """The lines of a growing JSON-lines file that were not read yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.at = path, 0
+
+    def read(self) -> list[dict[str, float]]:
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self.at)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self.at += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,200 @@
+"""The recipe: the only configuration there is. Everything is checked here, when it is loaded, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ssl_pipeline.encoders.names import closest_backbones, patch_size_in_name
+from ssl_pipeline.evaluate.settings import Classification
+from ssl_pipeline.ingest.sources import Source
+from ssl_pipeline.part import Part, PipelineError
+from ssl_pipeline.pretext import TASKS, PretextTask
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+"""Lower-case letters, digits and underscores: it becomes an asset key, a folder and a registered model's name."""
+
+if TYPE_CHECKING:
+    Task = PretextTask
+else:
+    Task = Annotated[Union[TASKS], Field(discriminator="task")]  # noqa: UP007
+
+
+class Split(Part):
+    """How samples are spread over train, validation and test: by a hash of content or group, so that a sample never
+    changes sides when data is added. Ignored where the source names splits itself."""
+
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    """Fraction held out for choices (regularisation, the pretext task's own curve)."""
+    test: float = Field(0.2, gt=0, lt=0.8)
+    """Fraction that only the final numbers see."""
+
+    @model_validator(mode="after")
+    def leaves_training_data(self) -> Self:
+        if self.validation + self.test > 0.9:
+            raise ValueError(f"validation {self.validation} + test {self.test} leave less than 10% to train on")
+        return self
+
+
+class Dataset(Part):
+    """A source of samples and how it becomes a versioned dataset. Several recipes may share one."""
+
+    name: Name
+    description: str = ""
+    source: Source
+    split: Split = Split()
+    max_quarantined: float = Field(0.1, ge=0, le=1)
+    """Largest fraction of the source's files that may be unusable before ingestion stops."""
+    version: str | None = Field(None, pattern=r"^[0-9a-f]{32}\.dir$")
+    """A digest that DVC holds: use that version of the dataset instead of ingesting the source."""
+
+
+class Encoder(Part):
+    """The network that is pretrained."""
+
+    backbone: str = "resnet18"
+    """Any timm model by name."""
+    image_size: int = Field(64, ge=8, le=1024)
+    """Side in pixels of the square that the encoder sees."""
+    channels: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+    """Input channels; auto takes the dataset's."""
+    stem: Literal["auto", "small", "half", "default"] = "auto"
+    """`small` keeps the image's resolution in the first layers, `half` halves it (ResNets), `default` quarters it;
+    auto is `small` under 96 pixels."""
+    pretrained: bool | str = False
+    """Start from timm's published weights (true) or from a local safetensors file (its path)."""
+    options: dict[str, Any] = {}
+    """Further arguments of timm.create_model, such as `channels: [16, 32, 64, 128]` for a narrow ResNet."""
+
+    @field_validator("backbone")
+    @classmethod
+    def backbone_exists(cls, name: str) -> str:
+        if (near := closest_backbones(name)) is not None:
+            raise ValueError(f"timm has no model {name!r}{near}")
+        return name
+
+    @model_validator(mode="after")
+    def image_holds_a_patch(self) -> Self:
+        patch = self.options.get("patch_size") or (
+            patch_size_in_name(self.backbone) if self.stem == "default" else None
+        )
+        if patch and (self.image_size < patch or self.image_size % patch):
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of the patch size {patch} of {self.backbone!r}: "
+                f"set image_size to {max(1, round(self.image_size / patch)) * patch} or options.patch_size to a divisor"
+            )
+        return self
+
+
+class Pretrain(Part):
+    """The training loop's settings."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(256, ge=2)
+    """Source images a step; each becomes as many views as the pretext task makes."""
+    accumulate: int = Field(1, ge=1)
+    """Split each batch into this many pieces and add up their gradients, for less memory."""
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_epochs: float = Field(1, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 autocast where the hardware computes it natively."""
+    device: str = "auto"
+    """auto is CUDA where there is one, else the CPU; or a torch device name."""
+    seed: int = Field(0, ge=0)
+    log_every: int = Field(10, ge=1)
+    """Steps between two rows of the training curves."""
+    checkpoint_seconds: float = Field(30, ge=0)
+    """Time between two checkpoints; no part of what decides the result."""
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} must be shorter than epochs {self.epochs}: lower it to {self.epochs / 10:g}"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Promote(Part):
+    """The gate before a model becomes the champion."""
+
+    metric: str = "classification/linear/accuracy/all"
+    """`<evaluation>/<probe>/accuracy/<shots>`: what is compared."""
+    minimum: float = Field(0.0, ge=0, le=1)
+    """Floor under which nothing is registered."""
+
+
+class Retrain(Part):
+    """When the chain runs by itself."""
+
+    cron: str | None = None
+    """Standard five-field cron expression."""
+    timezone: str = "UTC"
+
+
+class Recipe(Part):
+    """One pretraining, from a dataset to a registered model."""
+
+    name: Name
+    description: str = ""
+    dataset: Name
+    """The name of an `ssl_pipeline.Dataset` in the same project."""
+    encoder: Encoder = Encoder()
+    pretext: Task
+    pretrain: Pretrain = Pretrain()
+    evaluations: tuple[Classification, ...] = (Classification(),)
+    promote: Promote | None = Promote()
+    retrain: Retrain = Retrain()
+    owners: tuple[str, ...] = ()
+    """`team:name` or e-mail addresses, shown in Dagster."""
+
+    @model_validator(mode="after")
+    def parts_agree(self) -> Self:
+        self.pretext.check(self.encoder)
+        if self.promote:
+            known = [metric for e in self.evaluations for metric in e.metrics()]
+            if self.promote.metric not in known:
+                raise ValueError(
+                    f"promote.metric {self.promote.metric!r} is not measured by this recipe's evaluations; "
+                    f"choose one of {', '.join(known) or 'none: add an evaluation or set promote: null'}"
+                )
+        return self
+
+
+def load(path: str | Path) -> tuple[list[Dataset], list[Recipe]]:
+    """Reads the datasets and recipes of one `defs.yaml` (one or more documents), without Dagster.
+
+    Raises PipelineError naming the file and each field that is wrong.
+    """
+    kinds: dict[str, type[Part]] = {"ssl_pipeline.Dataset": Dataset, "ssl_pipeline.Pretraining": Recipe}
+    found: dict[str, list[Any]] = {kind: [] for kind in kinds}
+    try:
+        documents = [d for d in yaml.safe_load_all(Path(path).read_text()) if d]
+    except (OSError, yaml.YAMLError) as error:
+        raise PipelineError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    for document in documents:
+        kind = document.get("type") if isinstance(document, dict) else None
+        if kind not in kinds:
+            raise PipelineError(f"{path}: type {kind!r} is none of {', '.join(kinds)}")
+        try:
+            found[kind].append(kinds[kind].model_validate(document.get("attributes") or {}))
+        except ValidationError as error:
+            raise PipelineError(f"{path}: {explain(error)}") from error
+    return found["ssl_pipeline.Dataset"], found["ssl_pipeline.Pretraining"]
+
+
+def explain(error: ValidationError) -> str:
+    """Every fault of a recipe on one line, each with its field's path."""
+    return "; ".join(
+        f"{'.'.join(str(p) for p in e['loc']) or 'recipe'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    )

@@ -1,0 +1,130 @@
+"""encoder -> registered model: the gates are asked again, a version is made once, and the better model reigns."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ssl_pipeline import gates, versioning
+from ssl_pipeline.encoders import encoder as encoders
+from ssl_pipeline.evaluate import classification as evaluation
+from ssl_pipeline.evaluate.settings import INTERVAL
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.pretext import pack as packs
+from ssl_pipeline.report.card import model_card
+from ssl_pipeline.tracking import registry
+
+if TYPE_CHECKING:
+    from ssl_pipeline.chain import Say
+    from ssl_pipeline.project import Project
+    from ssl_pipeline.recipe import Recipe
+    from ssl_pipeline.store import Stage
+    from ssl_pipeline.tracking import Tracker
+
+CODE_VERSION = "1"
+
+
+def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> Stage:
+    """The stage `registered_model`. Raises PipelineError naming each gate that does not hold; nothing is registered then."""
+    from ssl_pipeline.chain import upstream
+
+    store = project.store
+    data, encoder = upstream(project, recipe.dataset, "dataset"), upstream(project, recipe.name, "pretrained_encoder")
+    features = upstream(project, recipe.name, "features")
+    evaluated = upstream(project, recipe.name, "classification") if recipe.evaluations else None
+    digest = data.summary["digest"]
+    checked = gates.all_gates(recipe, digest, versioning.pinned(project.root, recipe.dataset), encoder, evaluated)
+    if failed := gates.failures(checked):
+        raise PipelineError(
+            f"recipe {recipe.name!r} is not registered: " + "; ".join(f"{f['gate']}: {f['detail']}" for f in failed)
+        )
+
+    def write(folder: Path) -> dict[str, Any]:
+        key = store.key("registered_model", config, inputs, CODE_VERSION)
+        run_id = encoder.summary["mlflow_run_id"]
+        tags = {
+            "dataset": recipe.dataset, "data_digest": digest, "recipe": recipe.name, "pretext": recipe.pretext.task,
+            "modality": "image", "commit": commit(project.root), "evaluation": evaluated.key if evaluated else "none",
+        }  # fmt: skip
+        value = None
+        if recipe.promote and evaluated:
+            value = evaluated.summary["metrics"][recipe.promote.metric]["mean"]
+            tags |= {"metric": recipe.promote.metric, "metric_value": f"{value:.6f}"}
+        module = encoders.load(encoder.path)
+        description = model_card(
+            recipe=recipe.model_dump(mode="json"), dataset=data.summary, encoder=encoder.summary, features=features.summary,
+            classification=evaluated.summary if evaluated else None, commit=tags["commit"],
+            uri=f"models:/{recipe.name}@champion", input_shape=(module.channels, module.image_size, module.image_size),
+            caption=INTERVAL,
+        )  # fmt: skip
+        (folder / "model_card.md").write_text(description)
+        files = [encoder.path / "encoder.safetensors", encoder.path / "encoder.json", folder / "model_card.md"]
+        version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
+        with store.lock(f"champion-{recipe.name}", say):
+            reason = why_promote(project, recipe, tracker, data, key, value)
+            if reason.startswith("promoted"):
+                registry.promote(tracker, recipe.name, version, reason)
+        say(f"model {recipe.name!r} version {version}: {reason}")
+        return {
+            "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
+            "champion": reason.startswith("promoted"), "reason": reason, "tracking_uri": project.tracking_uri,
+            "run_id": run_id, "gates": [vars(gate) for gate in checked],
+        }  # fmt: skip
+
+    config: dict[str, Any] = {"name": recipe.name, "tracking_uri": project.tracking_uri}
+    config["promote"] = recipe.promote.model_dump(mode="json") if recipe.promote else None
+    inputs = {
+        "encoder": encoder.key,
+        "features": features.key,
+        "classification": evaluated.key if evaluated else "none",
+    }
+    return store.build("registered_model", config, inputs, CODE_VERSION, write, on_wait=say)
+
+
+def why_promote(project: Project, recipe: Recipe, tracker: Tracker, data: Stage, key: str, value: float | None) -> str:
+    """A sentence that begins with `promoted` or `not promoted`. A champion that was measured on other data, or by
+    another protocol, is measured again on this one."""
+    reigning = registry.champion(tracker, recipe.name)
+    if reigning is None:
+        return "promoted: the first version"
+    if reigning.tags.get("content_key") == key:
+        return "promoted: it is the champion already"
+    if value is None or recipe.promote is None:
+        return f"not promoted: without labels to compare by, version {reigning.version} stays until someone decides"
+    metric = recipe.promote.metric
+    old = champion_value(project, recipe, tracker, data, reigning.version)
+    comparison = f"{metric} {value:.4f} against {old:.4f} of version {reigning.version} on the same data"
+    return f"promoted: {comparison}" if value > old else f"not promoted: {comparison}"
+
+
+def champion_value(project: Project, recipe: Recipe, tracker: Tracker, data: Stage, version: int) -> float:
+    """The promoted metric of a registered version, on this dataset by this recipe's protocol."""
+    assert recipe.promote
+    settings = recipe.evaluations[0]
+    model, info = registry.load(tracker, f"models:/{recipe.name}/{version}")
+    pack = packs.open_pack(packs.build(project.store, data, info["image_size"], info["channels"]))
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        parts = [images[at : at + 256] for at in range(0, len(images), 256)]
+        with torch.inference_mode():
+            return np.concatenate([model(torch.from_numpy(np.array(part))).numpy() for part in parts])
+
+    labels = evaluation.labels_of(pack)
+    features = {split: embed(pack.images(split)) for split in packs.SPLITS}
+    rows, _ = evaluation.probe_methods("champion", [features], labels, settings)
+    summary = evaluation.summarize(pd.DataFrame(rows), len(labels.rows["test"]))
+    return summary["champion"][recipe.promote.metric]["mean"]
+
+
+def commit(root: Path) -> str:
+    """The project's git commit, with `+changes` where the work tree differs; `unknown` outside git."""
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip() or "unknown"

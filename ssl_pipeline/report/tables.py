@@ -1,0 +1,248 @@
+"""The comparison of recipes and baselines, for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from ssl_pipeline.report.ink import plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+WIDTH = 100  # columns of the terminal
+BASELINES = ("random encoder", "raw pixels", "supervised")
+TO_BEAT = BASELINES[:2]
+"""Both cost nothing to train: a recipe that is not above them has learnt nothing of use."""
+PROBES = {"knn": "kNN", "linear": "linear"}
+STAR = "above random encoder and raw pixels: the intervals do not touch"
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An accuracy in 0..1 with its interval; low and high may be NaN."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Row(TypedDict):
+    """One recipe or baseline under one probe. `supervised` as the probe stands among the linear probe's columns."""
+
+    name: str
+    method: str
+    probe: str
+    shots: dict[Any, Cell]
+    """By labels a class, counts or "all"."""
+    cost_seconds: NotRequired[float | None]
+    passes: NotRequired[float | None]
+    """Images that the encoder saw while it was trained."""
+
+
+Column = tuple[str, str]
+"""Probe and shots."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: everything measured of one recipe or baseline."""
+
+    name: str
+    method: str
+    cells: dict[Column, Cell]
+    cost: str
+    passes: str
+
+
+class Comparison:
+    """Recipes in the given order, then the baselines. Best of a column bold, recipes above both baselines starred."""
+
+    def __init__(self, rows: Sequence[Row], caption: str = "") -> None:
+        self.caption = caption
+        self.lines = gather(rows)
+        order = {probe: i for i, probe in enumerate(PROBES)}
+        columns = {column for line in self.lines for column in line.cells}
+        self.columns = sorted(
+            columns, key=lambda c: (order.get(c[0], 9), c[0], math.inf if c[1] == "all" else int(c[1]))
+        )
+
+    def text(self, line: Line, column: Column) -> str:
+        """`91.2 ±0.6*` in per cent; the larger side of an uneven interval."""
+        cell = line.cells.get(column)
+        if cell is None or not math.isfinite(cell.mean):
+            return MISSING
+        half = max(cell.mean - cell.low, cell.high - cell.mean)
+        interval = f" ±{100 * half:.1f}" if math.isfinite(half) else ""
+        return f"{100 * cell.mean:.1f}{interval}{'*' if self.starred(line, column) else ''}"
+
+    def starred(self, line: Line, column: Column) -> bool:
+        """The interval lies above those of all that is TO_BEAT; without them or intervals nothing is claimed."""
+        if line.name in BASELINES:
+            return False
+        beaten = [other.cells[column].high for other in self.lines if other.name in TO_BEAT and column in other.cells]
+        return len(beaten) == len(TO_BEAT) and all(line.cells[column].low > high for high in beaten)
+
+    def best(self, line: Line, column: Column) -> bool:
+        """Nothing in the column reads higher."""
+        shown = [round(other.cells[column].mean, 3) for other in self.lines if column in other.cells]
+        value = round(line.cells[column].mean, 3) if column in line.cells else math.nan
+        return value == max((v for v in shown if math.isfinite(v)), default=None)
+
+    def notes(self) -> list[str]:
+        starred = any(self.starred(line, column) for line in self.lines for column in line.cells)
+        return [note for note in (self.caption, f"* {STAR}" if starred else "") if note]
+
+    def rich(self) -> RenderableType:
+        """For the terminal, at most 100 columns wide: one table, or one a probe where that is too wide."""
+        from rich.console import Group
+        from rich.text import Text
+
+        name_width = min(32, max((len(plain(line.name, 60)) for line in self.lines), default=6))
+        room = WIDTH - name_width - len(" 99.9 min passes")
+        groups = self._pack(self.columns, room)
+        if len(groups) > 1:  # rather one table a probe
+            probes = dict.fromkeys(probe for probe, _ in self.columns)
+            groups = [g for probe in probes for g in self._pack([c for c in self.columns if c[0] == probe], room)]
+        tables = [self._table(group, name_width) for group in groups]
+        return Group(*tables, *(Text(f"\n{note}", style="dim") for note in self.notes()))
+
+    def _pack(self, columns: list[Column], room: int) -> list[list[Column]]:
+        """The columns in order, as many to a group as `room` characters hold, one at least."""
+        groups: list[list[Column]] = [[]]
+        left = room
+        for column in columns:
+            texts = [
+                PROBES.get(column[0], column[0]),
+                *(self.text(line, column).rstrip("*") + "*" for line in self.lines),
+            ]
+            width = 1 + max(map(len, texts))
+            if width > left and groups[-1]:
+                groups.append([])
+                left = room
+            groups[-1].append(column)
+            left -= width
+        return groups
+
+    def _table(self, columns: list[Column], name_width: int) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, header_style="")
+        table.add_column("\nrecipe", min_width=min(name_width, 14), max_width=name_width, overflow="fold")
+        previous = ""
+        for probe, shots in columns:
+            # the probe's name stands once, over its first column
+            table.add_column(
+                f"{PROBES.get(probe, probe) if probe != previous else ''}\n{shots}", justify="right", no_wrap=True
+            )
+            previous = probe
+        table.add_column("\ntime", justify="right", no_wrap=True)
+        table.add_column("\npasses", justify="right", no_wrap=True)
+        for index, line in enumerate(self.lines):
+            cells = [Text(self.text(line, column), "bold" if self.best(line, column) else "") for column in columns]
+            # a star hangs to the right of the figures, which stay aligned
+            hung = [cell if cell.plain.endswith("*") else cell + Text(" ") for cell in cells]
+            recipes_end = (
+                line.name not in BASELINES
+                and self.lines[index + 1 : index + 2]
+                and self.lines[index + 1].name in BASELINES
+            )
+            table.add_row(
+                Text(plain(line.name, 60), "" if line.name not in BASELINES else "dim"), *hung, line.cost, line.passes,
+                end_section=bool(recipes_end),
+            )  # fmt: skip
+        return table
+
+    def markdown(self) -> str:
+        """A GitHub table, its notes below. Names come from users and are escaped; the caption is taken as Markdown."""
+        heads = [f"{PROBES.get(probe, escape(probe))}, {escape(shots)}" for probe, shots in self.columns]
+        header = ["recipe", "pretext task", *heads, "time", "passes"]
+        out = [header, [":--", ":--"] + ["--:"] * (len(header) - 2)]
+        for line in self.lines:
+            cells = []
+            for column in self.columns:
+                text = self.text(line, column).replace("*", "\\*")
+                cells.append(f"**{text}**" if self.best(line, column) else text)
+            out.append([escape(line.name), escape(line.method), *cells, line.cost, line.passes])
+        notes = [note.replace("* ", "\\* ", 1) if note.startswith("* ") else note for note in self.notes()]
+        return "\n".join(f"| {' | '.join(row)} |" for row in out) + "".join(f"\n\n{note}" for note in notes) + "\n"
+
+
+def comparison(rows: Sequence[Row], caption: str = "") -> Comparison:
+    """The table of recipes and baselines; `.rich()` renders it for a terminal, `.markdown()` for everything else.
+
+    `caption` says what the intervals are, such as "mean and range over 3 draws of the labels, 1,000 test images".
+    """
+    return Comparison(rows, caption)
+
+
+def rows_of(
+    name: str,
+    method: str,
+    metrics: dict[str, dict[str, float]],
+    cost_seconds: float | None = None,
+    passes: float | None = None,
+) -> list[Row]:
+    """Rows from a classification's metrics, `{"classification/<probe>/accuracy/<shots>": {"mean", "low", "high"}}`."""
+    rows: dict[str, Row] = {}
+    for metric, value in metrics.items():
+        parts = metric.split("/")
+        if len(parts) != 4 or parts[0] != "classification" or parts[2] != "accuracy":
+            continue
+        row = rows.setdefault(
+            parts[1],
+            Row(name=name, method=method, probe=parts[1], shots={}, cost_seconds=cost_seconds, passes=passes),
+        )
+        row["shots"][parts[3]] = Cell(value["mean"], value["low"], value["high"])
+    return list(rows.values())
+
+
+def gather(rows: Sequence[Row]) -> list[Line]:
+    """Rows of one name become one line; the baselines go last, in their own order."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    names = [n for n in names if n not in BASELINES] + [n for n in BASELINES if n in names]
+    lines = []
+    for name in names:
+        mine = [row for row in rows if row["name"] == name]
+        cells = {
+            ("linear" if row["probe"] == "supervised" else row["probe"], str(shots)): cell
+            for row in mine
+            for shots, cell in row["shots"].items()
+        }
+        cost = next((row["cost_seconds"] for row in mine if row.get("cost_seconds") is not None), None)
+        passes = next((row["passes"] for row in mine if row.get("passes") is not None), None)
+        lines.append(Line(name, mine[0]["method"], cells, duration(cost), count(passes)))
+    return lines
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `2.5 min`, `3.1 h`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
+def count(number: float | None) -> str:
+    """`950`, `12k`, `1.2M`."""
+    if number is None or not math.isfinite(number):
+        return MISSING
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}" if number / size < 999.5 else f"{number / size:.0f}{letter}"
+    return f"{number:.0f}"
+
+
+def escape(text: object, longest: int = 60) -> str:
+    """Text as it is, in one line of Markdown or a cell of a table: no markup, HTML or line break gets through."""
+    line = plain(text, longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*\[\]()!|~$#{}])", r"\\\1", line)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)  # inside a word it is no markup

@@ -1,0 +1,205 @@
+"""The model registry: one version a content key, a challenger and a champion, and how one became the other.
+
+A version is a logged model in MLflow's native pt2 format (torch.export, preprocessing inside), so that whoever loads it
+needs mlflow and torch and nothing of this package; beside it, in its folder `extra_files`, lie the weights for
+fine-tuning, as safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssl_pipeline.part import PipelineError, did_you_mean
+from ssl_pipeline.tracking import model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from torch import nn
+
+    from ssl_pipeline.tracking.runs import Tracker
+
+CHAMPION, CHALLENGER, KEY = "champion", "challenger", "content_key"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version of a model."""
+
+    name: str
+    version: int
+    tags: dict[str, str]
+    run_id: str
+
+
+def register(
+    tracker: Tracker,
+    run_id: str,
+    name: str,
+    key: str,
+    encoder: nn.Module,
+    files: list[Path],
+    tags: dict[str, str],
+    description: str,
+) -> int:
+    """Registers `encoder` as a new version of `name`, alias `challenger`, and returns its number; a version that has
+    this content key already is returned as it is.
+
+    Once a key under retries and under several processes of one machine. Raises PipelineError where the exported model's
+    output differs from the encoder's. A description over 5,000 characters is cut: databases hold no more.
+    """
+    with tracker.connected() as client, tracker.lock(f"model-{name}"):
+        known = versions(tracker, name)
+        version = next((v.version for v in known if v.tags.get(KEY) == key), None)
+        if version is None:
+            model_id = model.log(client, run_id, name, encoder, files)
+            version = _add_version(tracker, client, name, model_id, run_id, tags | {KEY: key}, description[:5000])
+        newest = version >= max((v.version for v in known), default=0)
+        reigning = champion(tracker, name)
+        if newest and not (reigning and reigning.version == version):
+            client.set_registered_model_alias(name, CHALLENGER, str(version))
+        return version
+
+
+def champion(tracker: Tracker, name: str) -> Version | None:
+    """The version with the alias `champion`, if there is one."""
+    from mlflow.exceptions import MlflowException
+
+    with tracker.connected() as client:
+        try:
+            version = client.get_registered_model(name).aliases.get(CHAMPION)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return _version(client.get_model_version(name, version)) if version else None
+
+
+def versions(tracker: Tracker, name: str) -> list[Version]:
+    """All versions of `name`, the oldest first; empty where there is no such model."""
+    with tracker.connected() as client:
+        found, token = [], None
+        while True:
+            page = client.search_model_versions(f"name = '{name}'", page_token=token)
+            found += [_version(v) for v in page]
+            if not (token := page.token):
+                return sorted(found, key=lambda v: v.version)
+
+
+def promote(tracker: Tracker, name: str, version: int, reason: str) -> None:
+    """Makes `version` the champion; going back to an older version is the same call.
+
+    The alias moves in one write. Tags keep the history: `champion_since` and `champion_reason` of the latest reign,
+    `champion_until` on the one before. Doing it again changes nothing but completes what was interrupted.
+    """
+    with tracker.connected() as client, tracker.lock(f"model-{name}"):
+        known = {v.version: v for v in versions(tracker, name)}
+        if version not in known:
+            raise PipelineError(
+                f"model {name!r} has no version {version}: choose one of {', '.join(map(str, known)) or 'none yet'}"
+            )
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        reigning = champion(tracker, name)
+        if not reigning or reigning.version != version:
+            client.set_model_version_tag(name, str(version), "champion_since", now)
+            client.set_model_version_tag(name, str(version), "champion_reason", reason)
+            if "champion_until" in known[version].tags:
+                client.delete_model_version_tag(name, str(version), "champion_until")
+            client.set_registered_model_alias(name, CHAMPION, str(version))
+        # a database gives an alias's version as a number, a server as text
+        if int(client.get_registered_model(name).aliases.get(CHALLENGER, 0)) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+        for old in known.values():
+            if old.version != version and "champion_since" in old.tags and "champion_until" not in old.tags:
+                client.set_model_version_tag(name, str(old.version), "champion_until", now)
+
+
+def load(tracker: Tracker, model_uri: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A registered model by `models:/name@champion` or `models:/name/3`, ready to call on uint8 images
+    `[batch, channels, image_size, image_size]` on the CPU, and what it takes and gives: channels, image_size, dim,
+    name, version. Never unpickles.
+
+    Raises PipelineError, with near names, where there is no such model.
+    """
+    import mlflow
+
+    with tracker.connected() as client, tempfile.TemporaryDirectory() as folder:
+        found = _find(client, model_uri)
+        source = client.get_model_version_download_uri(found.name, str(found.version))
+        path = mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracker.uri)
+        module, takes = model.read(Path(path))
+    return module, takes | {"name": found.name, "version": found.version}
+
+
+def _find(client: MlflowClient, model_uri: str) -> Version:
+    from mlflow.exceptions import MlflowException
+
+    if parts := re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", model_uri):
+        name, alias, number = parts.groups()
+        try:
+            return _version(
+                client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+            )
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+    known = [f"models:/{m.name}@{alias}" for m in client.search_registered_models() for alias in m.aliases]
+    known += [f"models:/{v.name}/{v.version}" for v in client.search_model_versions(max_results=1000)]
+    hint = did_you_mean(model_uri, known) or (
+        f"; there are {', '.join(known[:5])}" if known else "; register one first"
+    )
+    raise PipelineError(f"model {model_uri!r} is not registered{hint}")
+
+
+def _version(version: ModelVersion) -> Version:
+    return Version(version.name, int(version.version), dict(version.tags), version.run_id or "")
+
+
+def _add_version(
+    tracker: Tracker,
+    client: MlflowClient,
+    name: str,
+    model_id: str,
+    run_id: str,
+    tags: dict[str, str],
+    description: str,
+) -> int:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    with _process_wide(tracker.uri):
+        created = client.create_model_version(
+            name, f"models:/{model_id}", run_id, tags=tags, description=description, model_id=model_id
+        )
+    # what links the logged model's page with the version's
+    link = json.dumps([{"name": name, "version": created.version}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": link})
+    return int(created.version)
+
+
+@contextmanager
+def _process_wide(uri: str) -> Iterator[None]:
+    """MLflow's database store looks up a version's source at the process-wide URI, not at the client's."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)  # changes the environment too, and with it where Project would track
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # back to the environment
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before

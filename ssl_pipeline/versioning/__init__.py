@@ -1,0 +1,7 @@
+"""DVC: the versions of the datasets under `data/`, pinned in `data.dvc`, kept in a cache and a remote."""
+
+from ssl_pipeline.versioning.pins import pinned
+from ssl_pipeline.versioning.tree import digest
+from ssl_pipeline.versioning.versions import commit, restore
+
+__all__ = ["commit", "digest", "pinned", "restore"]

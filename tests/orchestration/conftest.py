@@ -1,0 +1,60 @@
+"""A tiny project: two kinds of 16 pixel images, a dataset, and recipes that train for a second."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+DEFS = """\
+type: ssl_pipeline.Dataset
+attributes:
+  name: shapes
+  source: {kind: image_folder, path: images}
+---
+type: ssl_pipeline.Pretraining
+attributes: &simclr
+  name: shapes_simclr
+  dataset: shapes
+  encoder: {backbone: resnet18, image_size: 16, options: {channels: [8, 8, 16, 16]}}
+  pretext: {task: simclr}
+  pretrain: {epochs: 2, batch_size: 16, device: cpu}
+  evaluations:
+    - {kind: classification, shots: [5, all], k: 5, supervised_steps: 2}
+  promote: null
+"""
+
+
+def draw_shapes(folder: Path, count: int = 60) -> None:
+    """Circles and squares in noise, `count` of each, and one damaged file."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16]
+    masks = {"circles": (y - 8) ** 2 + (x - 8) ** 2 < 20, "squares": (abs(y - 8) < 5) & (abs(x - 8) < 5)}
+    for name, mask in masks.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            image = rng.integers(0, 60, (16, 16)).astype(np.uint8)
+            image[np.roll(mask, rng.integers(-2, 3, 2), (0, 1))] = rng.integers(180, 250)
+            Image.fromarray(image).save(folder / name / f"{number:03}.png")
+    (folder / "circles" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n but no image")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder as a user has it: git, dagster.yaml, images, recipes; DAGSTER_HOME points to it."""
+    draw_shapes(tmp_path / "images")
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    defs = tmp_path / "ssl_pipeline" / "defs" / "shapes"
+    defs.mkdir(parents=True)
+    (defs / "defs.yaml").write_text(DEFS)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "SSL_PIPELINE_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

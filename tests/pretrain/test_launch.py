@@ -1,0 +1,81 @@
+"""The training process, killed for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.pretrain import launch
+
+
+@pytest.fixture
+def recipe(make_recipe):
+    return make_recipe("rotation", pretrain={"epochs": 6, "checkpoint_seconds": 0, "log_every": 1})
+
+
+def kill_child(folder, after_rows, number):
+    """Sends a signal to the trainer once its curve has some rows."""
+
+    def wait():
+        while len(launch.Tail(folder / "metrics.jsonl").read()) < after_rows:
+            time.sleep(0.02)
+        found = subprocess.run(["pgrep", "-f", f"ssl_pipeline.pretrain {folder}"], capture_output=True, text=True)
+        os.kill(int(found.stdout.split()[0]), number)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_gives_the_same_weights(recipe, digits_pack, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    launch.run(recipe, digits_pack, whole, lambda rows: None)
+    for number, name in ((signal.SIGKILL, "SIGKILL"), (signal.SIGTERM, "status 143")):
+        seen = len(launch.Tail(parts / "metrics.jsonl").read())
+        killer = kill_child(parts, seen + 15, number)
+        with pytest.raises(PipelineError, match=name):
+            launch.run(recipe, digits_pack, parts, lambda rows: None)
+        killer.join()
+    launch.run(recipe, digits_pack, parts, lambda rows: None)
+    a, b = (load_file(folder / "encoder.safetensors") for folder in (whole, parts))
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+@pytest.mark.slow
+def test_the_trainer_does_not_outlive_its_parent(recipe, digits_pack, tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from ssl_pipeline.pretrain import launch\n"
+        "from ssl_pipeline.pretext.pack import Pack; from ssl_pipeline.recipe import Recipe\n"
+        "recipe, pack, folder = Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])\n"
+        "launch.run(recipe, Pack(pack, [0.3], [0.37]), folder, lambda rows: None)"
+    )
+    arguments = [recipe.model_dump_json(), str(digits_pack.path), str(tmp_path)]
+    parent = subprocess.Popen([sys.executable, "-c", script, *arguments])
+    while len(launch.Tail(tmp_path / "metrics.jsonl").read()) < 5:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if subprocess.run(["pgrep", "-f", f"ssl_pipeline.pretrain {tmp_path}"], capture_output=True).returncode:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the training process is still there ten seconds after its parent was killed")
+    assert list((tmp_path / "checkpoints").glob("*.pt"))
+
+
+@pytest.mark.slow
+def test_an_alarm_arrives_as_its_cause(make_recipe, digits_pack, tmp_path):
+    recipe = make_recipe("simclr", pretrain={"learning_rate": 1e30, "warmup_epochs": 0, "log_every": 1})
+    with pytest.raises(PipelineError, match=r"recipe 'tiny_simclr': the loss is .*lower pretrain\.learning_rate"):
+        launch.run(recipe, digits_pack, tmp_path, lambda rows: None)
