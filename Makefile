@@ -8,6 +8,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # threads that spin between steps would take the cores from the processes beside them
 export OMP_WAIT_POLICY := PASSIVE
 export KMP_BLOCKTIME := 0
+# compiled modules are kept: importing torch and MLflow from source takes half a minute
+export PYTHONDONTWRITEBYTECODE :=
 
 export PYTEST_ADDOPTS
 .PHONY: demo test test-slow up lint lock install clean
@@ -39,7 +41,7 @@ install: .venv/installed
 	@echo "installing into .venv (the first time, several gigabytes)"
 	@$(PYTHON) -m venv .venv || { echo "error: $(PYTHON) cannot make a .venv: apt install python3-venv" >&2; rm -rf .venv; exit 1; }
 	@$(BIN)/python -m pip install --quiet "uv>=0.9"
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

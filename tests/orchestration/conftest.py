@@ -23,8 +23,8 @@ attributes: &simclr
   name: shapes_simclr
   dataset: shapes
   encoder: {backbone: resnet18, image_size: 16, options: {channels: [8, 8, 16, 16]}}
-  pretext: {task: simclr}
-  pretrain: {epochs: 2, batch_size: 16, device: cpu}
+  pretext: {task: simclr, views: {min_scale: 0.9, flip: false, color: 0.0, blur: false}}
+  pretrain: {epochs: 12, batch_size: 16, learning_rate: 0.003, device: cpu}
   evaluations:
     - {kind: classification, shots: [5, all], k: 5, supervised_steps: 2}
   promote: null
