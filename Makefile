@@ -5,9 +5,6 @@ PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/d
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
-# threads that spin between steps would take the cores from the processes beside them
-export OMP_WAIT_POLICY := PASSIVE
-export KMP_BLOCKTIME := 0
 # compiled modules are kept: importing torch and MLflow from source takes half a minute
 export PYTHONDONTWRITEBYTECODE :=
 

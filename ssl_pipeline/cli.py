@@ -42,11 +42,11 @@ def new(
     """Look at data and write a recipe for it."""
     from ssl_pipeline import new as recipes
 
-    file, found, title = recipes.write(project(), name, data, pretext)
+    file, found = recipes.write(project(), name, data, pretext)
     for line in recipes.describe(found):
         print(line)
     print(f"wrote   {file}")
-    print(f"next    ssl-pipeline run {title}")
+    print(f"next    ssl-pipeline run {name}")
 
 
 @app.command()
@@ -70,6 +70,9 @@ def run(
 
         try:
             materialize(here, datasets, recipes, chosen, to, say, verbose)
+        except KeyboardInterrupt:
+            print("stopped: run again to go on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
         finally:
             if len(chosen) > 1:
                 compare(here, chosen)
@@ -240,9 +243,6 @@ def main() -> NoReturn:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
     sys.exit(0)
 
 

@@ -16,10 +16,10 @@ from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 
 
-def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, Findings, str]:
-    """Looks at `data` and writes `<defs>/<name>/defs.yaml`: a dataset `<name>` and a recipe `<name>_<pretext>`.
+def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, Findings]:
+    """Looks at `data` and writes `<defs>/<name>/defs.yaml`: a dataset and a recipe, both called `name`.
 
-    Returns the file, what was found and the recipe's name. Raises PipelineError; nothing is overwritten.
+    Returns the file and what was found. Raises PipelineError; nothing is overwritten.
     """
     file = defs_folder(project) / name / "defs.yaml"
     if file.exists():
@@ -27,19 +27,18 @@ def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, 
     found = look(data.expanduser().absolute())
     source = found.source.model_dump(mode="json", exclude_defaults=True) | {"kind": found.source.kind}
     source = {"kind": source.pop("kind"), **source, "path": portable(Path(source["path"]), project.root)}
-    title = f"{name}_{pretext}"
     dataset = dataset_attributes(name, source)
     # a few steps an epoch at least, also where there are few files
     batch_size = next((size for size in (256, 128, 64, 32) if size * 10 <= found.files), 16)
     classes = len(found.classes or {})
-    attributes = pretraining_attributes(title, name, pretext, found.image_size, classes, batch_size)
+    attributes = pretraining_attributes(name, name, pretext, found.image_size, classes, batch_size)
     validate(recipe.Dataset, dataset)
     validate(recipe.Recipe, attributes)
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".defs.yaml.{os.getpid()}")
     fresh.write_text(f"{document('Dataset', dataset)}---\n{document('Pretraining', attributes)}")
     fresh.replace(file)
-    return file, found, title
+    return file, found
 
 
 def describe(found: Findings) -> list[str]:

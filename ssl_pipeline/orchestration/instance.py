@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,17 @@ from dagster import DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 
 from ssl_pipeline.project import Project
+
+UNCAPTURED = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+
+
+def in_terminal(project: Project) -> DagsterInstance:
+    """The project's instance for a run in this process. What stages print goes straight to the terminal: captured, as
+    Dagster does otherwise, a progress bar finds no terminal to draw on."""
+    os.environ.setdefault("DAGSTER_HOME", str(project.root))
+    return DagsterInstance.from_ref(InstanceRef.from_dir(str(project.root), overrides=UNCAPTURED))
 
 
 class ProjectInstance(DagsterInstance):

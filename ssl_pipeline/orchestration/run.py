@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 import uuid
@@ -15,6 +14,7 @@ import dagster as dg
 
 from ssl_pipeline import chain, recipe
 from ssl_pipeline.orchestration import project_definitions
+from ssl_pipeline.orchestration.instance import in_terminal
 from ssl_pipeline.orchestration.reaper import reap
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
@@ -37,10 +37,9 @@ def run(
 
     One failing recipe does not stop the others. Raises PipelineError with every failure on one line.
     """
-    os.environ.setdefault("DAGSTER_HOME", str(project.root))
     keys = selected(chosen, to)
     narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys})
-    with warnings.catch_warnings(), dg.DagsterInstance.get() as instance, interruptible():
+    with warnings.catch_warnings(), in_terminal(project) as instance, interruptible():
         warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))  # type: ignore[arg-type]
         for dead in reap(instance):
             say(f"run {dead[:8]} was killed earlier; marked as failed")

@@ -21,8 +21,6 @@ from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.store import write_json
 
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Threads that spin while they wait take the cores from whoever works: on a busy machine training slows down tenfold."""
 PATIENCE_SECONDS = 60
 """What the child gets to write its checkpoint after TERM, before KILL."""
 
@@ -39,7 +37,7 @@ def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[s
     with open(folder / "train.log", "a") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "ssl_pipeline.pretrain", str(folder)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=QUIET_THREADS | os.environ,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     curves = Tail(folder / "metrics.jsonl")
     try:

@@ -109,9 +109,11 @@ def test_whole_chain_and_interruption(root: Path) -> None:
     for line in child.stdout:
         if line.startswith("shapes_simclr/pretrained_encoder: started"):
             break
-    time.sleep(1)
+    while not list(root.glob("store/pretrained_encoder/*.partial/metrics.jsonl")):
+        assert child.poll() is None
+        time.sleep(0.05)
     child.terminate()
-    assert (child.wait(120), child.stderr.read().splitlines()[-1:]) == (130, ["stopped"])
+    assert (child.wait(120), child.stderr.read().splitlines()[-1:]) == (130, ["stopped: run again to go on from here"])
     with dg.DagsterInstance.get() as instance:
         assert {r.status for r in instance.get_runs()} <= {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
     said = materialize(Project.find(), "registered_model")
