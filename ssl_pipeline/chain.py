@@ -41,6 +41,8 @@ versioning = late("ssl_pipeline.versioning")
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", "classification", "registered_model")
 LOOP_VERSION = "1"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
+FEATURES_VERSION = "1"
+EVALUATION_VERSION = "1"
 
 Say = Callable[[str], None]
 
@@ -78,6 +80,9 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     )  # an encoder that cannot take these images fails now, not after packing
 
     def write(folder: Any) -> dict[str, Any]:
+        encoders.build(
+            recipe.encoder, pack.channels
+        )  # what cannot take these images fails now, not when training starts
         seed = recipe.pretrain.seed
         summary = label_tables.write_table(recipe.pretext, recipe.encoder, pack, seed, folder / "labels.parquet")
         sheet = label_tables.sheet(recipe.pretext, recipe.encoder, pack, seed)
@@ -154,7 +159,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         return extract.write(module, pack, folder)
 
     inputs = {"encoder": encoder.key, "dataset": data.summary["digest"]}
-    stage = project.store.build("features", {}, inputs, extract.CODE_VERSION, write, on_wait=say)
+    stage = project.store.build("features", {}, inputs, FEATURES_VERSION, write, on_wait=say)
     quality = {f"features/{name}": stage.summary[name] for name in ("rankme", "alignment", "uniformity")}
     log_metrics(project, encoder, quality, stage)
     return finish(project, recipe, stage)
@@ -198,7 +203,7 @@ def classification(project: Project, recipe: Recipe, say: Say = print) -> Stage:
             "test_samples": len(labels.rows["test"]),
         }
 
-    version, store, digest = evaluation.CODE_VERSION, project.store, data.summary["digest"]
+    version, store, digest = EVALUATION_VERSION, project.store, data.summary["digest"]
     shared = {"encoder": dump(recipe.encoder), "evaluation": dump(settings), "precision": recipe.pretrain.precision}
     reference = store.build("baselines", shared, {"dataset": digest}, version, baseline, on_wait=say)
     inputs = {"features": extracted.key, "baselines": reference.key}

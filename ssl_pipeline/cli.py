@@ -199,7 +199,7 @@ def compare(here: Project, recipes: list[Recipe]) -> None:
                     rows += tables.rows_of(name, name, metrics)
             caption = f"{dataset}: test accuracy in percent, {stage.summary['test_samples']:,} test images, {INTERVAL}"
         if rows:
-            Console().print(tables.comparison(rows, caption).rich())
+            Console(width=None if sys.stdout.isatty() else 110).print(tables.comparison(rows, caption).rich())
 
 
 def show_status(report: dict[str, Any]) -> None:

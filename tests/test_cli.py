@@ -72,7 +72,7 @@ def test_help_imports_nothing_slow() -> None:
 def test_new_writes_a_recipe_that_loads(root: Path) -> None:
     done = cli("new", "photos", "--data", ".", "--pretext", "rotation", root=root)
     assert done.returncode == 0, done.stderr
-    assert "2 classes: circles, squares" in done.stdout and "ssl-pipeline run photos_rotation" in done.stdout
+    assert "2 classes: circles, squares" in done.stdout and "ssl-pipeline run photos" in done.stdout
     file = root / "ssl_pipeline" / "defs" / "photos" / "defs.yaml"
     (dataset,), (one,) = recipe.load(file)
     assert dataset.name == "photos" and dataset.source.model_dump()["path"] == "images"

@@ -12,15 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ssl_pipeline.encoders.names import SMALL
 from ssl_pipeline.encoders.stem import small_stem, small_stem_options
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.store import write_json
 
 if TYPE_CHECKING:
     from ssl_pipeline.recipe import Encoder as Settings
-
-SMALL = 96
-"""Under this side in pixels `stem: auto` means a small stem."""
 
 
 class Encoder(nn.Module):

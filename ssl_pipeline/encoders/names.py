@@ -6,8 +6,12 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssl_pipeline.part import did_you_mean
+
+if TYPE_CHECKING:
+    from ssl_pipeline.recipe import Encoder
 
 
 @functools.cache
@@ -30,3 +34,23 @@ def patch_size_in_name(name: str) -> int | None:
     """16 for `vit_small_patch16_224`; None where the name has no patch."""
     found = re.search(r"_patch(\d+)", name)
     return int(found.group(1)) if found else None
+
+
+SMALL = 96
+"""Under this side in pixels `stem: auto` means a small stem."""
+
+
+def fine_patch(image_size: int) -> int:
+    """The smallest patch that divides the image and leaves at most eight a side."""
+    return next(p for p in range(1, image_size + 1) if image_size % p == 0 and p * 8 >= image_size)
+
+
+def token_patch(encoder: Encoder) -> int | None:
+    """The side of a patch token of a vision transformer as the recipe describes it; None for other architectures."""
+    named = patch_size_in_name(encoder.backbone)
+    if named is None and "vit" not in encoder.backbone:
+        return None
+    if given := encoder.options.get("patch_size"):
+        return int(given)
+    small = encoder.stem in ("small", "half") or (encoder.stem == "auto" and encoder.image_size < SMALL)
+    return fine_patch(encoder.image_size) if named and small else named

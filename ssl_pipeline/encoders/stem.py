@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ssl_pipeline.encoders.names import patch_size_in_name
+from ssl_pipeline.encoders.names import fine_patch, patch_size_in_name
 
 
 def small_stem_options(name: str, image_size: int) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def small_stem_options(name: str, image_size: int) -> dict[str, Any]:
     if name.startswith("convnext"):
         return {"patch_size": 1 if image_size < 48 else 2}
     if patch_size_in_name(name):
-        return {"patch_size": next(p for p in range(1, image_size + 1) if image_size % p == 0 and p * 8 >= image_size)}
+        return {"patch_size": fine_patch(image_size)}
     return {}
 
 

@@ -24,7 +24,7 @@ from ssl_pipeline.pretext.pack import SPLITS, Pack
 from ssl_pipeline.pretrain.loop import mixed_precision, pick_device, schedule
 from ssl_pipeline.recipe import Recipe
 
-BATCH_SIZE, LEARNING_RATE = 64, 2e-3
+BATCH_SIZE, LEARNING_RATE = 32, 5e-3
 
 
 def all_baselines(

@@ -28,7 +28,6 @@ from ssl_pipeline.evaluate.settings import Classification, Shots
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import SPLITS, Pack
 
-CODE_VERSION = "1"
 PENALTIES = (0.01, 0.1, 1.0)
 """scikit-learn's C: the inverse of the L2 penalty."""
 

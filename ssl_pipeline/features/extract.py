@@ -14,8 +14,6 @@ from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.features.quality import label_free_quality
 from ssl_pipeline.pretext.pack import SPLITS, Pack
 
-CODE_VERSION = "1"
-
 
 def embed(encoder: Encoder, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """uint8 `[n, channels, side, side]` -> float32 `[n, dim]`, on the device that the encoder is on."""

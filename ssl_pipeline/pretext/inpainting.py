@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ssl_pipeline.encoders.names import fine_patch, token_patch
 from ssl_pipeline.part import late
 from ssl_pipeline.pretext.task import Labels, PretextTask
 from ssl_pipeline.pretext.views import Views
@@ -48,22 +49,22 @@ class Inpainting(PretextTask):
     encoder_passes: ClassVar[int] = 1
 
     def check(self, encoder: Encoder) -> None:
-        if self.patch and encoder.image_size % self.patch:
-            raise ValueError(
-                f"pretext.patch {self.patch} does not divide encoder.image_size {encoder.image_size}: "
-                f"use {self.patch_of(encoder.model_copy(), default=True)}"
+        fits = token_patch(encoder) or fine_patch(encoder.image_size)
+        patch, tokens = self.patch_of(encoder), token_patch(encoder)
+        if encoder.image_size % patch or (tokens and patch != tokens):
+            what = (
+                f"is not the patch of {encoder.backbone}"
+                if tokens
+                else f"does not divide encoder.image_size {encoder.image_size}"
             )
-        patches = (encoder.image_size // self.patch_of(encoder)) ** 2
+            raise ValueError(f"pretext.patch {patch} {what}: use {fits}")
+        patches = (encoder.image_size // patch) ** 2
         if not 0 < round(patches * self.mask_ratio) < patches:
             raise ValueError(f"pretext.mask_ratio {self.mask_ratio} of {patches} patches hides none or all: use 0.5")
 
-    def patch_of(self, encoder: Encoder, default: bool = False) -> int:
-        """The patch's side: the recipe's, or the smallest divisor of the image that leaves at most eight a side."""
-        if self.patch and not default:
-            return self.patch
-        return next(
-            p for p in range(1, encoder.image_size + 1) if encoder.image_size % p == 0 and p * 8 >= encoder.image_size
-        )
+    def patch_of(self, encoder: Encoder) -> int:
+        """The patch's side: the recipe's, else the vision transformer's own, else one that leaves at most eight a side."""
+        return self.patch or token_patch(encoder) or fine_patch(encoder.image_size)
 
     def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
         """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
@@ -124,9 +125,7 @@ class Inpainting(PretextTask):
 
     def build_mae_decoder(self, encoder: EncoderModule) -> nn.Module:
         grid, nn = encoder.backbone.patch_embed.grid_size, torch.nn
-        patch = self.patch or encoder.image_size // grid[0]
-        if encoder.image_size // patch != grid[0]:
-            raise ValueError(f"pretext.patch {patch} must be the encoder's own, {encoder.image_size // grid[0]}")
+        patch = encoder.image_size // grid[0]
         decoder = nn.Module()
         decoder.embed = nn.Linear(encoder.dim, self.decoder_dim)
         decoder.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.decoder_dim))

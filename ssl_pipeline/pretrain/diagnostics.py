@@ -18,6 +18,8 @@ def embedding_std(embedding: Tensor) -> float:
 
 def effective_rank(embedding: Tensor) -> float:
     """exp of the entropy of the singular values of `[n, dim]`, centred (Roy & Vetterli 2007): 1 is a line."""
+    if not embedding.isfinite().all():
+        return math.nan
     values = torch.linalg.svdvals(embedding.float() - embedding.float().mean(0))
     p = values / values.sum().clamp(min=1e-12)
     return float(torch.exp(-(p * torch.log(p.clamp(min=1e-12))).sum()))
