@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from ssl_pipeline.store import write_json
 
 
 class DeployedEncoder(nn.Module):
@@ -31,18 +26,3 @@ class DeployedEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encoder(images.to(torch.float32) / 255)
-
-
-def save_folder(encoder: nn.Module, config: dict[str, Any], folder: Path) -> None:
-    """Writes `encoder.safetensors` and then `encoder.json` (`config`) into `folder`; each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".encoder.safetensors.{os.getpid()}"
-    try:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()},
-            fresh,
-        )
-        os.replace(fresh, folder / "encoder.safetensors")
-    finally:
-        fresh.unlink(missing_ok=True)
-    write_json(folder / "encoder.json", config)

@@ -46,8 +46,10 @@ def write_table(task: PretextTask, encoder: Encoder, pack: Pack, seed: int, path
 
 
 def sheet(task: PretextTask, encoder: Encoder, pack: Pack, seed: int, count: int = 8) -> np.ndarray:
-    """The first training images and what the task makes of them: float `[rows, columns, channels, side, side]` in 0..1."""
+    """Images from all over the training split and what the task makes of them: float `[rows, columns, channels, side,
+    side]` in 0..1."""
     images = pack.images("train")
     labels = draw(task, encoder, len(images), seed, "train", 0)
-    shown = torch.from_numpy(np.array(images[:count])).float() / 255
-    return task.picture(shown, {name: value[:count] for name, value in labels.items()}).clamp(0, 1).numpy()
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)  # a source is often sorted by class
+    shown = torch.from_numpy(images[chosen]).float() / 255
+    return task.picture(shown, {name: value[chosen] for name, value in labels.items()}).clamp(0, 1).numpy()

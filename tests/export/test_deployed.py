@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import json
-
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ssl_pipeline.export.deployed import DeployedEncoder, save_folder
+from ssl_pipeline.export.deployed import DeployedEncoder
 
 
 class Small(nn.Module):
@@ -46,14 +43,3 @@ def test_the_encoder_goes_on_training_undisturbed() -> None:
     with torch.no_grad():
         encoder.layers[0].weight.add_(1)
     assert torch.equal(deployed(images(2)), before)
-
-
-def test_folder_holds_weights_and_config_and_nothing_half_written(tmp_path) -> None:
-    encoder = Small()
-    save_folder(encoder, {"dim": 5}, tmp_path / "new")
-    save_folder(encoder, {"dim": 6}, tmp_path / "new")
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["encoder.json", "encoder.safetensors"]
-    assert json.loads((tmp_path / "new" / "encoder.json").read_text()) == {"dim": 6}
-    again = Small()
-    again.load_state_dict(load_file(tmp_path / "new" / "encoder.safetensors"))
-    assert torch.equal(again.layers[0].weight, encoder.layers[0].weight)
