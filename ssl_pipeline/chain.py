@@ -123,11 +123,11 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
                 def follow(new: list[dict[str, float]]) -> None:
                     for row in new:  # a resumed run repeats steps: the later row counts
                         rows[int(row["step"])] = rows.get(int(row["step"]), {}) | row
-                    tracker.log_curve(run_id, new)
+                    tracker.log_curve(run_id, [curve_of(row) for row in new])
                     show(new[-1])
 
                 summary = launch.run(recipe, pack, folder, follow)
-            curve = [rows[step] for step in sorted(rows)]
+            curve = [curve_of(rows[step]) for step in sorted(rows)]
             (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
             tracker.log_files(run_id, [folder / "curves.png", labels.path / "sheet.png"], "pictures")
         except BaseException:
@@ -342,6 +342,11 @@ def efficiency_table(summary: dict[str, Any], shots: Iterable[Any]) -> dict[str,
             cell = metrics[f"classification/{probe}/accuracy/{count}"]
             table.setdefault(method, []).append((count, cell["mean"], cell["low"], cell["high"]))
     return table
+
+
+def curve_of(row: dict[str, float]) -> dict[str, float]:
+    """What of a row is worth a curve."""
+    return {name: value for name, value in row.items() if name not in ("time", "total_steps")}
 
 
 def run_tags(recipe: Recipe) -> dict[str, str]:

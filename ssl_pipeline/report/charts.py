@@ -92,7 +92,9 @@ def draw_metric(axes: Axes, rows: list[dict[str, Any]], metric: str, large: bool
             axes.plot(steps, value, color=colour, lw=0.7, alpha=0.28)
         axes.plot(steps, smooth, color=colour, lw=thick, marker=point, ms=4 if large else 3)
         shown = number(value[-1], metric)
-        if len(both) > 1 or name == "validation":
+        if (large and len(both) > 1) or (
+            len(both) == 1 and name == "validation"
+        ):  # small panels share the large one's names
             shown = f"{name} {shown}"
         values.append(TextArea(shown, textprops={"color": colour, "fontsize": 9 if large else 8}))
     if values:
