@@ -76,7 +76,7 @@ def test_new_writes_a_recipe_that_loads(root: Path) -> None:
     file = root / "ssl_pipeline" / "defs" / "photos" / "defs.yaml"
     (dataset,), (one,) = recipe.load(file)
     assert dataset.name == "photos" and dataset.source.model_dump()["path"] == "images"
-    assert one.name == "photos_rotation" and one.pretext.task == "rotation" and one.encoder.image_size == 16
+    assert one.name == "photos" and one.pretext.task == "rotation" and one.encoder.image_size == 16
     before = file.read_text()
     assert "exists: choose another name" in refused(cli("new", "photos", "--data", ".", root=root))
     assert file.read_text() == before

@@ -25,7 +25,7 @@ class Classification(Part):
     """Neighbours that vote in kNN."""
     temperature: float = Field(0.07, gt=0)
     """Sharpness of their weights, exp(cosine / temperature)."""
-    supervised_steps: int = Field(1000, ge=0)
+    supervised_steps: int = Field(300, ge=0)
     """Training steps of each supervised baseline; 0 leaves that baseline out."""
     supervised_views: Views = Views(min_scale=0.4, color=0.2)
     """Augmentation of the supervised baseline; give it what fits the data, or it is beaten too easily."""
