@@ -1,0 +1,71 @@
+"""The chain on a small folder of real digits, without Dagster."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ssl_pipeline import chain
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.project import Project
+from ssl_pipeline.recipe import Dataset
+
+
+def write_digits(folder: Path, count: int, classes: range = range(10), by_class: bool = True) -> None:
+    bunch = load_digits()
+    for i, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        if label in classes and i < count:
+            place = folder / str(label) if by_class else folder
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((np.kron(image, np.ones((2, 2))) * 15.9).astype(np.uint8)).save(place / f"{i}.png")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc"))
+    (tmp_path / "project").mkdir()
+    return Project(tmp_path / "project")
+
+
+def images(project: Project, **more) -> Dataset:
+    return Dataset.model_validate({"name": "tiny", "source": {"kind": "image_folder", "path": "images"}} | more)
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ({"by_class": False}, r"200 of 200 labels are null; classification needs labels"),
+        ({"classes": range(3, 4)}, r"one class only \('3'\); classification needs two: set evaluations: \[\]"),
+    ],
+)
+def test_labels_that_do_not_suffice_are_told_before_training(project, make_recipe, layout, words):
+    write_digits(project.root / "images", 200, **layout)
+    chain.dataset(project, images(project))
+    with pytest.raises(PipelineError, match=words):
+        chain.pretext_labels(project, make_recipe("rotation"))
+
+
+def test_what_was_not_built_is_named(project, make_recipe):
+    with pytest.raises(PipelineError, match=r"dataset 'tiny' has not been built: materialize tiny/dataset first"):
+        chain.pretext_labels(project, make_recipe("rotation"))
+
+
+def test_an_old_version_of_the_data_can_be_run_again(project, make_recipe):
+    recipe = make_recipe("rotation", evaluations=[], promote=None)
+    write_digits(project.root / "images", 150)
+    old = chain.dataset(project, images(project))
+    old_labels = chain.pretext_labels(project, recipe)
+    write_digits(project.root / "images", 200)
+    new = chain.dataset(project, images(project))
+    assert new.summary["digest"] != old.summary["digest"]
+    assert chain.pretext_labels(project, recipe).key != old_labels.key
+    shutil.rmtree(project.store.root / "dataset")  # only DVC's cache still has the old version
+    again = chain.dataset(project, images(project, version=old.summary["digest"]))
+    assert again.summary["samples"] == old.summary["samples"]
+    back = chain.pretext_labels(project, recipe)
+    assert back.key == old_labels.key and back.reused
