@@ -75,14 +75,10 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     data = upstream(project, recipe.dataset, "dataset")
     refuse_unlabelled(recipe, data)
     pack = training_pack(project, recipe, data)
-    encoders.build(
-        recipe.encoder, pack.channels
-    )  # an encoder that cannot take these images fails now, not after packing
 
     def write(folder: Any) -> dict[str, Any]:
-        encoders.build(
-            recipe.encoder, pack.channels
-        )  # what cannot take these images fails now, not when training starts
+        # what cannot take these images fails now, not when training starts
+        encoders.build(recipe.encoder, pack.channels)
         seed = recipe.pretrain.seed
         summary = label_tables.write_table(recipe.pretext, recipe.encoder, pack, seed, folder / "labels.parquet")
         sheet = label_tables.sheet(recipe.pretext, recipe.encoder, pack, seed)
