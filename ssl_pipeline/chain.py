@@ -7,9 +7,11 @@ A stage reads what the one before it wrote, through the store, and returns at on
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_pipeline.evaluate.settings import INTERVAL
@@ -20,6 +22,7 @@ from ssl_pipeline.store import Stage
 
 if TYPE_CHECKING:
     from ssl_pipeline.pretext.pack import Pack
+    from ssl_pipeline.report.tables import Comparison
     from ssl_pipeline.tracking import Tracker
 
 # imported when a stage runs: loading recipes must not import torch, MLflow or DVC
@@ -39,10 +42,10 @@ tracking = late("ssl_pipeline.tracking")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", "classification", "registered_model")
-LOOP_VERSION = "1"
+LOOP_VERSION = "2"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
-FEATURES_VERSION = "1"
-EVALUATION_VERSION = "1"
+FEATURES_VERSION = "2"
+EVALUATION_VERSION = "2"
 
 Say = Callable[[str], None]
 
@@ -88,9 +91,10 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
             "pack": pack.path.name,
             "encoder_passes": recipe.pretext.encoder_passes,
             **summary,
+            "made_from": {"dataset": data.key},
         }
 
-    config = {"pretext": dump(recipe.pretext), "encoder": dump(recipe.encoder), "seed": recipe.pretrain.seed}
+    config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe), "seed": recipe.pretrain.seed}
     inputs = {"dataset": data.summary["digest"]}
     return finish(
         project, recipe, project.store.build("pretext_labels", config, inputs, LOOP_VERSION, write, on_wait=say)
@@ -101,17 +105,18 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
     """pretext labels -> encoder: the training loop in a process of its own, its curves to MLflow as they come."""
     from ssl_pipeline.pretrain.progress import bar
 
-    data, labels = upstream(project, recipe.dataset, "dataset"), upstream(project, recipe.name, "pretext_labels")
+    labels = upstream(project, recipe.name, "pretext_labels")
+    data = made_from(project, labels, "dataset")
     pack = training_pack(project, recipe, data)
-    config = {"pretext": dump(recipe.pretext), "encoder": dump(recipe.encoder)}
+    config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
     config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude={"checkpoint_seconds", "log_every"})
     inputs = {"pretext_labels": labels.key}
 
     def write(folder: Any) -> dict[str, Any]:
-        started, tracker = time.time(), open_tracker(project)
-        key = project.store.key("pretrained_encoder", config, inputs, LOOP_VERSION)
-        run_id = tracker.run(recipe.dataset, recipe.name, key, run_tags(recipe), flat(recipe.model_dump(mode="json")))
-        tracker.log_dataset(run_id, recipe.dataset, data.summary["digest"], str(project.data / recipe.dataset))
+        tracker = open_tracker(project)
+        run_id = open_run(
+            project, recipe, project.store.key("pretrained_encoder", config, inputs, LOOP_VERSION), data, tracker
+        )
         rows: dict[int, dict[str, float]] = {}
         try:
             with bar(recipe.name) as show:
@@ -126,17 +131,18 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
             curve = [curve_of(rows[step]) for step in sorted(rows)]
             (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
             tracker.log_files(run_id, [folder / "curves.png", labels.path / "sheet.png"], "pictures")
+            url = tracker.url(run_id)
         except BaseException:
             tracker.end(run_id, failed=True)
             raise
         tracker.end(run_id)
-        for leftover in (folder / "checkpoints").glob("*"):
-            leftover.unlink()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # last: whatever failed above can be tried again
         speeds = sorted(row["images_per_second"] for row in curve if "images_per_second" in row)
         waits = [row["data_wait_share"] for row in curve if "data_wait_share" in row]
         return summary | {
             "images_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
-            "train_seconds": round(time.time() - started, 1), "mlflow_run_id": run_id, "mlflow_url": tracker.url(run_id),
+            "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_uri,
+            "made_from": {"dataset": data.key, "pretext_labels": labels.key},
         }  # fmt: skip
 
     stage = project.store.build("pretrained_encoder", config, inputs, LOOP_VERSION, write, resumable=True, on_wait=say)
@@ -145,20 +151,23 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
 
 def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     """encoder + dataset -> embeddings of every split, and their quality without labels."""
-    data, encoder = upstream(project, recipe.dataset, "dataset"), upstream(project, recipe.name, "pretrained_encoder")
+    encoder = upstream(project, recipe.name, "pretrained_encoder")
+    data = made_from(project, encoder, "dataset")
     pack = training_pack(project, recipe, data)
 
     def write(folder: Any) -> dict[str, Any]:
         from ssl_pipeline.pretrain.loop import pick_device
 
         module = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
-        return extract.write(module, pack, folder)
+        summary = extract.write(module, pack, folder)
+        queries, retrieved, correct = extract.neighbours(folder, pack)
+        (folder / "neighbours.png").write_bytes(pictures.neighbours(queries, retrieved, correct))
+        quality = {f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity")}
+        log_metrics(project, recipe, encoder, data, quality, folder)
+        return summary | {"made_from": {"dataset": data.key, "pretrained_encoder": encoder.key}}
 
     inputs = {"encoder": encoder.key, "dataset": data.summary["digest"]}
-    stage = project.store.build("features", {}, inputs, FEATURES_VERSION, write, on_wait=say)
-    quality = {f"features/{name}": stage.summary[name] for name in ("rankme", "alignment", "uniformity")}
-    log_metrics(project, encoder, quality, stage)
-    return finish(project, recipe, stage)
+    return finish(project, recipe, project.store.build("features", {}, inputs, FEATURES_VERSION, write, on_wait=say))
 
 
 def classification(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -168,8 +177,8 @@ def classification(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         raise PipelineError(
             f"recipe {recipe.name!r}: no classification among its evaluations; add one or use --to features"
         )
-    data, encoder = upstream(project, recipe.dataset, "dataset"), upstream(project, recipe.name, "pretrained_encoder")
     extracted = upstream(project, recipe.name, "features")
+    data, encoder = (made_from(project, extracted, name) for name in ("dataset", "pretrained_encoder"))
     refuse_unlabelled(recipe, data)
     pack = training_pack(project, recipe, data)
 
@@ -190,23 +199,25 @@ def classification(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         results.to_parquet(folder / "results.parquet")
         summary = evaluation.summarize(results, len(labels.rows["test"]))
         (folder / "confusion.png").write_bytes(pictures.confusion(matrix, labels.names))
-        (folder / "efficiency.png").write_bytes(pictures.efficiency(efficiency_table(summary, settings.shots)))
+        (folder / "efficiency.png").write_bytes(pictures.efficiency(efficiency_table(summary)))
         own_metrics = summary.pop(recipe.name)
+        means = {name: cell["mean"] for name, cell in own_metrics.items()}
+        log_metrics(project, recipe, encoder, data, means, folder)
         return {
             "metrics": own_metrics,
             "baselines": summary,
             "classes": labels.names,
             "test_samples": len(labels.rows["test"]),
+            "made_from": {"dataset": data.key, "features": extracted.key, "baselines": reference.key},
         }
 
     version, store, digest = EVALUATION_VERSION, project.store, data.summary["digest"]
-    shared = {"encoder": dump(recipe.encoder), "evaluation": dump(settings), "precision": recipe.pretrain.precision}
+    fresh = dump(recipe.encoder) | {"pretrained": False}
+    shared = {"encoder": fresh, "evaluation": dump(settings), "precision": recipe.pretrain.precision}
     reference = store.build("baselines", shared, {"dataset": digest}, version, baseline, on_wait=say)
     inputs = {"features": extracted.key, "baselines": reference.key}
     config = {"name": recipe.name, "evaluation": dump(settings)}
-    stage = store.build("classification", config, inputs, version, write, on_wait=say)
-    log_metrics(project, encoder, {name: cell["mean"] for name, cell in stage.summary["metrics"].items()}, stage)
-    return finish(project, recipe, stage)
+    return finish(project, recipe, store.build("classification", config, inputs, version, write, on_wait=say))
 
 
 def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -218,30 +229,46 @@ def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stag
 
 def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say: Say = print) -> Stage:
     """All recipes of a dataset that were evaluated, in one table beside the baselines."""
-    evaluated = {r.name: (r, upstream(project, r.name, "classification")) for r in recipes}
-    costs = {name: upstream(project, name, "pretrained_encoder").summary for name in evaluated}
+    evaluated = {r.name: upstream(project, r.name, "classification") for r in recipes}
 
     def write(folder: Any) -> dict[str, Any]:
-        rows: list[Any] = []
-        table: dict[str, list[Any]] = {}
-        for name, (recipe, stage) in evaluated.items():
-            summary, cost = stage.summary, costs[name]
-            rows += tables.rows_of(
-                name, recipe.pretext.task, summary["metrics"], cost["train_seconds"], cost["encoder_passes"]
-            )
-            table |= efficiency_table({name: summary["metrics"]} | summary["baselines"], recipe.evaluations[0].shots)
-            if name == next(iter(evaluated)):
-                for method, metrics in summary["baselines"].items():
-                    rows += tables.rows_of(method, method, metrics)
-        markdown = tables.comparison(rows, f"{dataset_name}: test accuracy in percent, {INTERVAL}").markdown()
+        markdown = "\n\n".join(table.markdown() for table in comparisons(project, dataset_name, recipes))
         (folder / "leaderboard.md").write_text(markdown)
+        table: dict[str, list[Any]] = {}
+        for recipe in recipes:
+            summary = evaluated[recipe.name].summary
+            methods = {recipe.name: summary["metrics"]} | summary["baselines"]
+            table |= efficiency_table(methods)
         (folder / "efficiency.png").write_bytes(pictures.efficiency(table))
         return {"recipes": len(evaluated), "table": markdown}
 
-    inputs = {name: stage.key for name, (_, stage) in evaluated.items()}
-    stage = project.store.build("leaderboard", {"dataset": dataset_name}, inputs, "1", write, on_wait=say)
+    inputs = {name: stage.key for name, stage in evaluated.items()}
+    stage = project.store.build("leaderboard", {"dataset": dataset_name}, inputs, "2", write, on_wait=say)
     project.store.set_current(dataset_name, stage)
     return stage
+
+
+def comparisons(project: Project, dataset_name: str, recipes: list[Recipe]) -> list[Comparison]:
+    """Those of these recipes on the dataset that were evaluated, beside their baselines: one table for all that share an
+    encoder and a protocol, and with them the baselines."""
+    found: dict[str, list[tuple[Recipe, dict[str, Any]]]] = {}
+    for recipe in recipes:
+        stage = project.store.current(recipe.name, "classification")
+        if recipe.dataset == dataset_name and stage:
+            found.setdefault(stage.summary["made_from"]["baselines"], []).append((recipe, stage.summary))
+    answer = []
+    for together in found.values():
+        rows: list[Any] = []
+        for recipe, summary in together:
+            trained = project.store.current(recipe.name, "pretrained_encoder")
+            cost = trained.summary if trained else {}
+            metrics, seconds, passes = summary["metrics"], cost.get("train_seconds"), cost.get("encoder_passes")
+            rows += tables.rows_of(recipe.name, recipe.pretext.task, metrics, seconds, passes)
+        for method, metrics in summary["baselines"].items():
+            rows += tables.rows_of(method, method, metrics)
+        images = f"{summary['test_samples']:,} test images"
+        answer.append(tables.comparison(rows, f"{dataset_name}: test accuracy in percent, {images}, {INTERVAL}"))
+    return answer
 
 
 RUN: dict[str, Callable[[Project, Recipe, Say], Stage]] = {
@@ -289,6 +316,16 @@ def upstream(project: Project, owner: str, stage: str) -> Stage:
     )
 
 
+def made_from(project: Project, stage: Stage, name: str) -> Stage:
+    """The stage `name` that this one was computed from, whatever its owner uses by now."""
+    key = stage.summary["made_from"][name]
+    if found := project.store.get(name, key):
+        return found
+    raise PipelineError(
+        f"{stage.name} {stage.key} was made from {name} {key}, which is not in the store any more: run the recipe again"
+    )
+
+
 def finish(project: Project, recipe: Recipe, stage: Stage) -> Stage:
     project.store.set_current(recipe.name, stage)
     return stage
@@ -320,24 +357,55 @@ def open_tracker(project: Project) -> Tracker:
     return tracking.Tracker(project.tracking_uri, project.artifacts)
 
 
-def log_metrics(project: Project, encoder: Stage, metrics: dict[str, float], stage: Stage) -> None:
-    """Adds a stage's numbers and pictures to the run that trained the encoder."""
-    if stage.reused:
-        return
-    tracker, run_id = open_tracker(project), encoder.summary["mlflow_run_id"]
+def open_run(project: Project, recipe: Recipe, key: str, data: Stage, tracker: Tracker) -> str:
+    """The MLflow run of the encoder under this content key, found or made."""
+    run_id = tracker.run(recipe.dataset, recipe.name, key, run_tags(recipe), flat(recipe.model_dump(mode="json")))
+    tracker.log_dataset(run_id, recipe.dataset, data.summary["digest"], str(project.data / recipe.dataset))
+    return run_id
+
+
+def run_of(project: Project, recipe: Recipe, encoder: Stage, data: Stage, tracker: Tracker) -> str:
+    """The run that trained the encoder, or one that stands for it where another MLflow is used since."""
+    if encoder.summary["tracking_uri"] == project.tracking_uri:
+        return encoder.summary["mlflow_run_id"]
+    run_id = open_run(project, recipe, encoder.key, data, tracker)
+    tracker.end(run_id)
+    return run_id
+
+
+def log_metrics(
+    project: Project, recipe: Recipe, encoder: Stage, data: Stage, metrics: dict[str, float], folder: Path
+) -> None:
+    """Adds a stage's numbers, and the pictures in its folder, to the run that trained the encoder."""
+    tracker = open_tracker(project)
+    run_id = run_of(project, recipe, encoder, data, tracker)
     tracker.log_metrics(run_id, metrics)
-    tracker.log_files(run_id, sorted(stage.path.glob("*.png")), "pictures")
+    tracker.log_files(run_id, sorted(folder.glob("*.png")), "pictures")
 
 
-def efficiency_table(summary: dict[str, Any], shots: Iterable[Any]) -> dict[str, list[Any]]:
-    """method -> (shots, mean, low, high) of its linear probe (or of the supervised model)."""
+def efficiency_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
+    """method -> (shots, mean, low, high) of its linear probe (or of the supervised model), fewest labels first."""
     table: dict[str, list[Any]] = {}
     for method, metrics in summary.items():
-        probe = "supervised" if method == "supervised" else "linear"
-        for count in shots:
-            cell = metrics[f"classification/{probe}/accuracy/{count}"]
-            table.setdefault(method, []).append((count, cell["mean"], cell["low"], cell["high"]))
+        for name, cell in metrics.items():
+            _, probe, _, shots = name.split("/")
+            if probe in ("linear", "supervised"):
+                count = shots if shots == "all" else int(shots)
+                table.setdefault(method, []).append((count, cell["mean"], cell["low"], cell["high"]))
     return table
+
+
+def encoder_config(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's encoder, with the content of a local weights file: another file under the same name is another encoder."""
+    config = dump(recipe.encoder)
+    if isinstance(recipe.encoder.pretrained, str):
+        path = Path(recipe.encoder.pretrained).expanduser()
+        try:
+            with open(path, "rb") as file:
+                config["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise PipelineError(f"encoder.pretrained {path}: cannot be read: {error.strerror}") from error
+    return config
 
 
 def curve_of(row: dict[str, float]) -> dict[str, float]:

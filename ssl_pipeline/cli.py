@@ -76,7 +76,7 @@ def run(
         finally:
             if len(chosen) > 1:
                 compare(here, chosen)
-        results = [result(here, one) for one in chosen]
+        results = [result(here, one, chain.stages_of(one, to)) for one in chosen]
         if as_json:
             print(json.dumps(results[0] if len(results) == 1 else {"recipes": results}), file=stdout, flush=True)
 
@@ -145,10 +145,12 @@ def project() -> Project:
     return Project.find()
 
 
-def result(here: Project, recipe: Recipe) -> dict[str, Any]:
-    """What a program wants to know of a recipe's run; null where a stage was not reached."""
-    evaluated = here.store.current(recipe.name, "classification")
-    registered = here.store.current(recipe.name, "registered_model")
+def result(here: Project, recipe: Recipe, stages: list[str]) -> dict[str, Any]:
+    """What a program wants to know of a recipe's run; null where it did not go so far."""
+    evaluated, registered = (
+        here.store.current(recipe.name, stage) if stage in stages else None
+        for stage in ("classification", "registered_model")
+    )
     return {
         "recipe": recipe.name,
         "dataset": digest(here, recipe.dataset),
@@ -180,26 +182,11 @@ def compare(here: Project, recipes: list[Recipe]) -> None:
     """The table of these recipes and the baselines, a dataset at a time."""
     from rich.console import Console
 
-    from ssl_pipeline.chain import INTERVAL
-    from ssl_pipeline.report import tables
+    from ssl_pipeline import chain
 
     for dataset in dict.fromkeys(r.dataset for r in recipes):
-        rows: list[tables.Row] = []
-        caption = ""
-        for recipe in recipes:
-            stage = here.store.current(recipe.name, "classification")
-            if recipe.dataset != dataset or stage is None:
-                continue
-            trained = here.store.current(recipe.name, "pretrained_encoder")
-            cost = trained.summary if trained else {}
-            seconds, passes = cost.get("train_seconds"), cost.get("encoder_passes")
-            rows += tables.rows_of(recipe.name, recipe.pretext.task, stage.summary["metrics"], seconds, passes)
-            for name, metrics in stage.summary["baselines"].items():
-                if name not in {row["name"] for row in rows}:
-                    rows += tables.rows_of(name, name, metrics)
-            caption = f"{dataset}: test accuracy in percent, {stage.summary['test_samples']:,} test images, {INTERVAL}"
-        if rows:
-            Console(width=None if sys.stdout.isatty() else 110).print(tables.comparison(rows, caption).rich())
+        for table in chain.comparisons(here, dataset, recipes):
+            Console(width=None if sys.stdout.isatty() else 110).print(table.rich())
 
 
 def show_status(report: dict[str, Any]) -> None:

@@ -59,8 +59,8 @@ class Encoder(Part):
     """Any timm model by name."""
     image_size: int = Field(64, ge=8, le=1024)
     """Side in pixels of the square that the encoder sees."""
-    channels: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
-    """Input channels; auto takes the dataset's."""
+    channels: Literal["auto", 1, 3] = "auto"
+    """Grey or RGB; auto takes the dataset's."""
     stem: Literal["auto", "small", "half", "default"] = "auto"
     """`small` keeps the image's resolution in the first layers, `half` halves it (ResNets), `default` quarters it;
     auto is `small` under 96 pixels."""
@@ -154,12 +154,15 @@ class Recipe(Part):
     evaluations: tuple[Classification, ...] = (Classification(),)
     promote: Promote | None = Promote()
     retrain: Retrain = Retrain()
-    owners: tuple[str, ...] = ()
+    owners: tuple[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")], ...] = ()
     """`team:name` or e-mail addresses, shown in Dagster."""
 
     @model_validator(mode="after")
     def parts_agree(self) -> Self:
         self.pretext.check(self.encoder)
+        kinds = [e.kind for e in self.evaluations]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("evaluations has classification twice: name all its shots in one")
         if self.promote:
             known = [metric for e in self.evaluations for metric in e.metrics()]
             if self.promote.metric not in known:
@@ -183,6 +186,8 @@ def load(path: str | Path) -> tuple[list[Dataset], list[Recipe]]:
         raise PipelineError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     for document in documents:
         kind = document.get("type") if isinstance(document, dict) else None
+        if isinstance(kind, str) and not kind.startswith("ssl_pipeline."):
+            continue  # another package's component
         if kind not in kinds:
             raise PipelineError(f"{path}: type {kind!r} is none of {', '.join(kinds)}")
         try:

@@ -31,12 +31,12 @@ CODE_VERSION = "1"
 
 def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> Stage:
     """The stage `registered_model`. Raises PipelineError naming each gate that does not hold; nothing is registered then."""
-    from ssl_pipeline.chain import upstream
+    from ssl_pipeline.chain import made_from, run_of, upstream
 
     store = project.store
-    data, encoder = upstream(project, recipe.dataset, "dataset"), upstream(project, recipe.name, "pretrained_encoder")
-    features = upstream(project, recipe.name, "features")
     evaluated = upstream(project, recipe.name, "classification") if recipe.evaluations else None
+    features = made_from(project, evaluated, "features") if evaluated else upstream(project, recipe.name, "features")
+    data, encoder = (made_from(project, features, name) for name in ("dataset", "pretrained_encoder"))
     digest = data.summary["digest"]
     checked = gates.all_gates(recipe, digest, versioning.pinned(project.root, recipe.dataset), encoder, evaluated)
     if failed := gates.failures(checked):
@@ -46,7 +46,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
 
     def write(folder: Path) -> dict[str, Any]:
         key = store.key("registered_model", config, inputs, CODE_VERSION)
-        run_id = encoder.summary["mlflow_run_id"]
+        run_id = run_of(project, recipe, encoder, data, tracker)
         tags = {
             "dataset": recipe.dataset, "data_digest": digest, "recipe": recipe.name, "pretext": recipe.pretext.task,
             "modality": "image", "commit": commit(project.root), "evaluation": evaluated.key if evaluated else "none",

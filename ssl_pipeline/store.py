@@ -88,6 +88,8 @@ class Store:
                 "stage": stage, "key": key, "config": config, "inputs": inputs, "code_version": code_version,
                 "summary": summary, "started": started, "seconds": round(time.time() - started, 3),
             }  # fmt: skip
+            for path in partial.rglob("*"):
+                fsync(path)
             write_json(partial / "stage.json", record)
             partial.rename(final)
             fsync(final.parent)
@@ -144,8 +146,9 @@ def write_json(path: Path, value: Any) -> None:
     fsync(path.parent)
 
 
-def fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Sees a file's content, or a folder's entries, through to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -68,18 +68,27 @@ def build(
         backbone = timm.create_model(
             name, pretrained=settings.pretrained is True, in_chans=channels, num_classes=0, **options
         )
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError, OSError) as error:
         raise PipelineError(
             f"encoder {name!r} cannot be made with options {options}: {' '.join(str(error).split())}; "
             "change encoder.options or encoder.image_size"
         ) from error
     if small:
-        small_stem(backbone, stride=2 if settings.stem == "half" else 1, keep_weights=settings.pretrained is True)
+        small_stem(backbone, stride=2 if settings.stem == "half" else 1, keep_weights=keeps_stem(settings))
     encoder = Encoder(backbone, size, mean or [0.5] * channels, std or [0.5] * channels)
     refuse_too_small(encoder, settings)
     if isinstance(settings.pretrained, str):
         read_weights(encoder, Path(settings.pretrained).expanduser())
     return encoder
+
+
+def keeps_stem(settings: Settings) -> bool:
+    """Whether the pretrained weights, where there are any, hold a ResNet's own 7x7 stem."""
+    if not isinstance(settings.pretrained, str):
+        return settings.pretrained
+    weights = weights_of(Path(settings.pretrained).expanduser())
+    stem = weights.get("conv1.weight", weights.get("backbone.conv1.weight"))
+    return stem is not None and stem.shape[-1] == 7
 
 
 def refuse_too_small(encoder: Encoder, settings: Settings) -> None:
@@ -108,12 +117,7 @@ def refuse_too_small(encoder: Encoder, settings: Settings) -> None:
 
 def read_weights(encoder: Encoder, path: Path) -> None:
     """Fills the encoder from a safetensors file, either one of ours (`backbone.*`) or a plain timm one. Never unpickles."""
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PipelineError(
-            f"pretrained weights {path}: not a readable safetensors file ({error}); give one in encoder.pretrained"
-        ) from error
+    weights = weights_of(path)
     target: nn.Module = encoder if any(k.startswith("backbone.") for k in weights) else encoder.backbone
     try:
         missing, unexpected = target.load_state_dict(weights, strict=False)
@@ -127,6 +131,15 @@ def read_weights(encoder: Encoder, path: Path) -> None:
             f"pretrained weights {path}: {len(missing)} tensors are missing, the first {missing[0]!r}; is it another backbone?"
         )
     del unexpected  # classifier weights are not used
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PipelineError(
+            f"pretrained weights {path}: not a readable safetensors file ({error}); give one in encoder.pretrained"
+        ) from error
 
 
 def save(encoder: Encoder, settings: Settings, folder: Path) -> None:

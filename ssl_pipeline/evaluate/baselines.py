@@ -6,7 +6,9 @@ recipes that share those.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from ssl_pipeline.pretext.pack import SPLITS, Pack
 from ssl_pipeline.pretrain.loop import mixed_precision, pick_device, schedule
 from ssl_pipeline.recipe import Recipe
 
-BATCH_SIZE, LEARNING_RATE = 32, 5e-3
+BATCH_SIZE, LEARNING_RATE, PASSES = 32, 5e-3, 3
 
 
 def all_baselines(
@@ -36,18 +38,34 @@ def all_baselines(
     step("random encoder")
     random = [random_features(recipe, pack, draw) for draw in range(settings.draws)]
     results += probe_methods("random encoder", random, labels, settings)[0]
-    for shots in settings.shots if settings.supervised_steps else ():
-        for draw in range(settings.draws):
-            step(f"supervised, {shots} labels a class, draw {draw + 1} of {settings.draws}")
-            accuracy = supervised(recipe, pack, labels, settings, shots, draw)
-            results.append(
-                {"method": "supervised", "probe": "supervised", "shots": str(shots), "draw": draw, "accuracy": accuracy}
-            )
+    jobs = [(shots, draw) for shots in settings.shots for draw in range(settings.draws)]
+    jobs = jobs if settings.supervised_steps else []
+    models = [fresh(recipe, pack, len(labels.names), draw) for _, draw in jobs]  # here: threads share torch's generator
+
+    def train(job: tuple[Shots, int], model: nn.Module) -> float:
+        step(f"supervised, {job[0]} labels a class, draw {job[1] + 1} of {settings.draws}")
+        return supervised(recipe, pack, labels, settings, *job, model)
+
+    # a step of a small encoder keeps few cores busy: several at once
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // torch.get_num_threads())) as pool:
+        for (shots, draw), accuracy in zip(jobs, pool.map(train, jobs, models), strict=True):
+            row = {"method": "supervised", "probe": "supervised", "shots": str(shots)}
+            results.append(row | {"draw": draw, "accuracy": accuracy})
     return results
 
 
 def raw_pixels(pack: Pack) -> Features:
-    return {split: pack.images(split).reshape(len(pack.images(split)), -1).astype(np.float32) / 255 for split in SPLITS}
+    """The pixels themselves, of larger images averaged down to 32 pixels a side."""
+    return {split: np.concatenate([small(part) for part in parts(pack.images(split))]) for split in SPLITS}
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    pixels = torch.from_numpy(np.array(images)).float() / 255
+    return (F.interpolate(pixels, (32, 32), mode="area") if pixels.shape[-1] > 32 else pixels).flatten(1).numpy()
+
+
+def parts(images: np.ndarray) -> list[np.ndarray]:
+    return [images[at : at + 1024] for at in range(0, len(images), 1024)]
 
 
 def random_features(recipe: Recipe, pack: Pack, draw: int) -> Features:
@@ -59,26 +77,34 @@ def random_features(recipe: Recipe, pack: Pack, draw: int) -> Features:
     return {split: embed(encoder, pack.images(split)) for split in SPLITS}
 
 
-def supervised(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification, shots: Shots, draw: int) -> float:
-    """Test accuracy of the same encoder trained from scratch on one label subset: AdamW, warm-up and cosine, augmented
-    views, the last step's weights."""
-    device = pick_device(recipe.pretrain.device)
-    autocast = mixed_precision(recipe.pretrain, device)
+def fresh(recipe: Recipe, pack: Pack, classes: int, draw: int) -> nn.Module:
+    """The recipe's encoder with fresh weights and a linear classifier on it."""
     with torch.random.fork_rng():
         torch.manual_seed(draw)
         encoder = build(recipe.encoder.model_copy(update={"pretrained": False}), pack.channels, pack.mean, pack.std)
-        model = nn.Sequential(encoder, nn.Linear(encoder.dim, len(labels.names)))
+        return nn.Sequential(encoder, nn.Linear(encoder.dim, classes))
+
+
+def supervised(
+    recipe: Recipe, pack: Pack, labels: Labels, settings: Classification, shots: Shots, draw: int, model: nn.Module
+) -> float:
+    """Test accuracy of `model` trained from scratch on one label subset: AdamW, warm-up and cosine, augmented views, the
+    last step's weights. Every label is seen PASSES times at least."""
+    device = pick_device(recipe.pretrain.device)
+    autocast = mixed_precision(recipe.pretrain, device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = create_optimizer_v2(model, "adamw", lr=LEARNING_RATE, weight_decay=0.05)
     chosen = labels.subset(shots, draw)
     rows = labels.rows["train"][chosen]
     target = torch.from_numpy(np.searchsorted(labels.names, labels.classes["train"][chosen]))
     images, chance = pack.images("train"), generator(draw, "supervised", str(shots))
+    batch_size = min(BATCH_SIZE, len(rows))
+    steps = max(settings.supervised_steps, PASSES * len(rows) // batch_size)
     model.train()
-    for step in range(settings.supervised_steps):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * schedule(step, settings.supervised_steps // 10, settings.supervised_steps)
-        batch = torch.randint(len(rows), (min(BATCH_SIZE, len(rows)),), generator=chance)
+            group["lr"] = LEARNING_RATE * schedule(step, steps // 10, steps)
+        batch = torch.randint(len(rows), (batch_size,), generator=chance)
         views = {k: v.to(device) for k, v in settings.supervised_views.draw((len(batch),), chance).items()}
         x = torch.from_numpy(images[rows[batch.numpy()]]).to(device).float() / 255
         with autocast():
@@ -88,12 +114,9 @@ def supervised(recipe: Recipe, pack: Pack, labels: Labels, settings: Classificat
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     model.eval()
-    test = images_of(pack, labels)
+    answers = []
     with torch.inference_mode():
-        answers = [model(part.to(device).float() / 255).argmax(1).cpu() for part in test.split(256)]
-    return float((np.array(labels.names)[torch.cat(answers)] == labels.classes["test"]).mean())
-
-
-def images_of(pack: Pack, labels: Labels) -> torch.Tensor:
-    """The labelled test images, uint8."""
-    return torch.from_numpy(pack.images("test")[labels.rows["test"]])
+        for part in parts(pack.images("test")):
+            answers.append(model(torch.from_numpy(np.array(part)).to(device).float() / 255).argmax(1).cpu())
+    predicted = np.array(labels.names)[torch.cat(answers)[labels.rows["test"]]]
+    return float((predicted == labels.classes["test"]).mean())

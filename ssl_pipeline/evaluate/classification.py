@@ -130,13 +130,13 @@ def linear_probe(
 
 
 def interval(accuracies: list[float], test_samples: int) -> dict[str, float]:
-    """Mean and 95% interval of an accuracy: Student's t over the draws and the binomial error of the finite test split,
-    added in quadrature. One draw has the second part alone."""
+    """Mean and 95% interval of an accuracy: Student's t over the draws and Wilson's interval for the finite test split
+    (Wilson 1927), added in quadrature. One draw has the second part alone."""
     mean, n = float(np.mean(accuracies)), len(accuracies)
-    sampling = 1.96 * math.sqrt(max(mean * (1 - mean), 0) / test_samples)
+    finite = stats.binomtest(round(mean * test_samples), test_samples).proportion_ci(method="wilson")
     draws = float(stats.t.ppf(0.975, n - 1) * np.std(accuracies, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-    half = math.hypot(sampling, draws)
-    return {"mean": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+    low, high = (math.hypot(max(0.0, side), draws) for side in (mean - finite.low, finite.high - mean))
+    return {"mean": mean, "low": max(0.0, mean - low), "high": min(1.0, mean + high)}
 
 
 def summarize(results: pd.DataFrame, test_samples: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssl_pipeline.part import Part
 from ssl_pipeline.pretext.views import Views
@@ -26,9 +26,16 @@ class Classification(Part):
     temperature: float = Field(0.07, gt=0)
     """Sharpness of their weights, exp(cosine / temperature)."""
     supervised_steps: int = Field(300, ge=0)
-    """Training steps of each supervised baseline; 0 leaves that baseline out."""
+    """Fewest training steps of each supervised baseline, which sees its labels three times at least; 0 leaves it out."""
     supervised_views: Views = Views(min_scale=0.4, color=0.2)
     """Augmentation of the supervised baseline; give it what fits the data, or it is beaten too easily."""
+
+    @field_validator("shots")
+    @classmethod
+    def each_once(cls, shots: tuple[Shots, ...]) -> tuple[Shots, ...]:
+        if len(set(shots)) < len(shots):
+            raise ValueError(f"shots {list(shots)} names a count twice: name each once")
+        return shots
 
     def metrics(self) -> list[str]:
         """Names of the metrics this evaluation yields."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -60,3 +61,19 @@ def read(path: Path, split: str) -> np.ndarray:
     table = pq.read_table(path / "features.parquet", columns=["embedding"], filters=[("split", "=", split)])
     column = table["embedding"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+def neighbours(
+    path: Path, pack: Pack, queries: int = 8, k: int = 8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Random test images `[queries, channels, side, side]`, their nearest training images by cosine, nearest first
+    `[queries, k, ...]`, and whether each is of the query's class, where all of these have one."""
+    index = {split: pack.index(split)["label"].to_numpy(dtype=object) for split in ("train", "test")}
+    chosen = np.sort(np.random.default_rng(0).permutation(len(index["test"]))[:queries])
+    test, train = (torch.nn.functional.normalize(torch.tensor(read(path, s)), dim=1) for s in ("test", "train"))
+    nearest = (test[chosen] @ train.T).topk(min(k, len(train)), dim=1).indices.numpy()
+    images = pack.images("train")
+    found = np.stack([images[row] for row in nearest])
+    own, theirs = index["test"][chosen][:, None], index["train"][nearest]
+    labelled = not (pd.isna(own).any() or pd.isna(theirs).any())
+    return pack.images("test")[chosen], found, (own == theirs) if labelled else None

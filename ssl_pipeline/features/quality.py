@@ -38,7 +38,9 @@ def uniformity(embedding: Tensor) -> float:
 def label_free_quality(encoder: Encoder, pack: Pack) -> dict[str, float]:
     """`rankme`, `alignment` and `uniformity` of the encoder on up to 2,048 validation images."""
     device = next(encoder.parameters()).device
-    images = torch.from_numpy(np.array(pack.images("validation")[:SAMPLES])).float() / 255
+    stored = pack.images("validation")
+    chosen = np.random.default_rng(0).permutation(len(stored))[:SAMPLES]  # a source is often sorted by class
+    images = torch.from_numpy(stored[np.sort(chosen)]).float() / 255
     draws = VIEWS.draw((len(images), 2), generator(0, "quality"))
 
     def embed(batch: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class Findings:
 
 
 def look(path: Path) -> Findings:
-    """Decodes up to 500 files of a folder, an archive or a table, evenly spread.
+    """Decodes up to 500 files, drawn at random, of a folder, an archive or a table.
 
     Raises PipelineError where there is nothing at `path`, or nothing usable.
     """
@@ -50,10 +51,10 @@ def look(path: Path) -> Findings:
         files += 1
         classes.update([item.label] if item.label is not None else [])
     reasons, heights, widths, channels, sampled = Counter[str](), Counter[int](), Counter[int](), 1, 0
-    step = -(-files // SAMPLE) or 1
+    chosen = set(random.Random(0).sample(range(files), min(files, SAMPLE)))
     tried, usable = set[str](), set[str]()
     for number, item in enumerate(readers.read(source, Path()).items):
-        if number % step:
+        if number not in chosen:
             continue
         sampled += 1
         tried.add(item.label or "")

@@ -49,6 +49,7 @@ def named_files(source: Table, path: Path) -> Iterator[Path]:
     if source.image in columns(path):
         for _, row in rows(path, [source.image]):
             value = row[source.image]
+            value = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
             if isinstance(value, str) and (file := _inside(value, folder)):
                 yield file
 

@@ -1,5 +1,5 @@
 """Runs whose process is gone. Dagster's default launcher does not notice: they stay STARTED for ever, and keep their
-turn in the pool, so that nothing else trains."""
+turn in the pool, so that nothing else trains. For an instance that one machine uses, as SQLite allows no more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dags
 
 
 def reap(instance: dg.DagsterInstance) -> list[str]:
-    """Marks dead runs of this machine as failed, gives their turns back, and returns their ids."""
+    """Marks dead runs as failed, gives their turns back, and returns their ids."""
     reaped = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if is_dead(instance, run.run_id):

@@ -49,6 +49,9 @@ def build(store: Store, dataset: Stage, side: int, channels: int) -> Stage:
     Memory is one chunk of images however large the dataset.
     """
 
+    def pixels_of(row: dict[str, Any]) -> np.ndarray:
+        return to_square(decode(row["image"]["bytes"]), side, channels)
+
     def write(folder: Path) -> dict[str, Any]:
         tree = dataset.path / "tree"
         counts = json.loads((tree / "dataset.json").read_text())["splits"]
@@ -58,9 +61,9 @@ def build(store: Store, dataset: Stage, side: int, channels: int) -> Stage:
                 folder / f"{split}.npy", "w+", np.uint8, (counts[split], channels, side, side)
             )
             index, at = [], 0
-            for chunk in chunks_of(rows(tree, split), 1024):
+            for chunk in chunks_of(rows(tree, split), 64):
                 with ThreadPoolExecutor(os.cpu_count()) as pool:
-                    for pixels in pool.map(lambda row: to_square(decode(row["image"]["bytes"]), side, channels), chunk):
+                    for pixels in pool.map(pixels_of, chunk):
                         array[at] = pixels
                         at += 1
                 if split == "train":

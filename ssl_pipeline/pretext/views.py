@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from ssl_pipeline.part import Part, late
 
 torch = late("torch")
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
 class Views(Part):
     """How strongly views differ from their image."""
 
-    min_scale: float = 0.2
+    min_scale: float = Field(0.2, gt=0, le=1)
     """Smallest share of the image's area that a crop keeps; the largest is the whole."""
     flip: bool = True
     """Mirror half of the views left to right; switch off where that changes the meaning, as for letters."""
-    rotate_degrees: float = 0.0
+    rotate_degrees: float = Field(0.0, ge=0, le=180)
     """Largest rotation either way."""
-    color: float = 0.5
+    color: float = Field(0.5, ge=0, le=1)
     """Strength of brightness, contrast, saturation and hue jitter (SimCLR's s); 0 switches it and greyscale off."""
     blur: bool | None = None
     """Gaussian blur on half of the views; by default for images of 64 pixels and more."""

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 
@@ -33,10 +34,11 @@ def main(folder: Path) -> int:
     from ssl_pipeline.recipe import Recipe
 
     # a killed parent's child may still be writing its last checkpoint here
-    with FileLock(f"{folder}.writer"), explain_disk_errors(folder), open(folder / "metrics.jsonl", "a") as metrics:
+    with FileLock(f"{folder}.writer"), explain_disk_errors(folder), open(folder / "metrics.jsonl", "ab+") as metrics:
+        drop_torn_line(metrics)
 
         def log(row: Row) -> None:
-            metrics.write(json.dumps(row | {"time": time.time()}) + "\n")
+            metrics.write(json.dumps(row | {"time": time.time()}).encode() + b"\n")
             metrics.flush()
 
         try:
@@ -57,6 +59,12 @@ def main(folder: Path) -> int:
         encoders.save(encoder, recipe.encoder, folder)
         write_json(folder / "summary.json", summary)
     return 0
+
+
+def drop_torn_line(file: IO[bytes]) -> None:
+    """Cuts off a last line that a kill or a full disk left without its end."""
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,12 @@ def pretrain(
         torch.set_rng_state(saved["rng"])
         step = saved["step"]
 
+        if device.type == "cuda":
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+
     alarm, clock, losses = Alarm(), Clock(), []
     last_checkpoint = time.monotonic()
+    started = last_checkpoint - (saved["seconds"] if saved else 0.0)
     while step < total:
         epoch, start = divmod(step, steps_per_epoch)
         order = torch.randperm(len(train), generator=generator(settings.seed, "order", epoch))
@@ -81,17 +85,20 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule(step, warmup, total)
             logged = (step + 1) % settings.log_every == 0 or step + 1 == total
+            loss = torch.zeros((), device=device)
             for part in chosen.chunk(settings.accumulate):
                 with clock.waiting():
                     images = train[part]
                 with autocast():
                     out = task.step(encoder, head, images, to_device(labels, part, device))
-                (out["loss"] / settings.accumulate).backward()
+                share = out["loss"] * (len(part) / batch_size)
+                share.backward()
+                loss += share.detach()
             norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            losses.append(out["loss"].detach())
+            losses.append(loss)
             if logged:
                 row = describe(out, norm) | {
                     "step": step,
@@ -107,7 +114,9 @@ def pretrain(
             stop = stop_requested()
             if stop or time.monotonic() - last_checkpoint > settings.checkpoint_seconds:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
-                checkpoint.save(checkpoints, step, state)
+                if device.type == "cuda":
+                    state["cuda_rng"] = torch.cuda.get_rng_state_all()
+                checkpoint.save(checkpoints, step, state | {"seconds": time.monotonic() - started})
                 last_checkpoint = time.monotonic()
             if stop:
                 raise Interrupted(f"stopped at step {step} of {total}")
@@ -123,6 +132,7 @@ def pretrain(
         "effective_rank": final["effective_rank"],
         "embedding_std": final["embedding_std"],
         "encoder_passes": total * batch_size * task.encoder_passes,
+        "train_seconds": round(time.monotonic() - started, 1),
         "precision": precision_name(settings, device),
         "device": str(device),
     }
@@ -140,7 +150,9 @@ def validate(
     labels = draw(recipe.pretext, recipe.encoder, len(images), recipe.pretrain.seed, "validation", VALIDATION)
     totals: dict[str, list[float]] = {}
     embeddings = []
-    for part in torch.arange(len(images)).split(batch_size):
+    # a source is often sorted by class, and batches of one class would ask another question than training does
+    order = torch.randperm(len(images), generator=generator(recipe.pretrain.seed, "validation order"))
+    for part in order.split(batch_size):
         if len(part) < batch_size:
             continue
         with autocast():

@@ -47,6 +47,8 @@ class Tracker:
     def __init__(self, uri: str, artifacts: Path) -> None:
         self.uri = uri
         self.artifacts = artifacts.absolute()
+        self._logged: dict[tuple[str, str], set[int]] = {}
+        """Steps of each (run, metric) that MLflow holds."""
 
     def run(
         self,
@@ -92,13 +94,16 @@ class Tracker:
                     curves.setdefault(legal(name), {})[int(row["step"])] = float(value)
         now = int(time.time() * 1000)
         with self.connected() as client:
-            known = client.get_run(run_id).data.metrics
             fresh: list[Metric] = []
             for name, points in curves.items():
-                there = {m.step for m in client.get_metric_history(run_id, name)} if name in known else set()
+                if (run_id, name) not in self._logged:
+                    self._logged[run_id, name] = {m.step for m in client.get_metric_history(run_id, name)}
+                there = self._logged[run_id, name]
                 fresh += [Metric(name, value, now, step) for step, value in points.items() if step not in there]
             for some in batches(fresh, 1000):
                 client.log_batch(run_id, metrics=some)
+                for metric in some:
+                    self._logged[run_id, metric.key].add(metric.step)
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Logs single numbers, such as an evaluation's; a value that is logged already is not logged twice."""

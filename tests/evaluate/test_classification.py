@@ -77,7 +77,10 @@ def test_interval_covers_as_often_as_it_says():
         cell = interval(draws.tolist(), 500)
         covered += cell["low"] <= 0.8 <= cell["high"]
     assert 0.93 < covered / 2000 < 0.99
-    assert interval([0.9], 100)["high"] == pytest.approx(0.9 + stats.norm.ppf(0.975) * 0.03, abs=1e-4)
+    z2 = stats.norm.ppf(0.975) ** 2  # Wilson's interval in closed form
+    wilson = (0.9 + z2 / 200 + np.sqrt(z2 * (0.09 / 100 + z2 / 40000))) / (1 + z2 / 100)
+    assert interval([0.9], 100)["high"] == pytest.approx(wilson, abs=1e-6)
+    assert interval([1.0], 3)["low"] < 0.5, "three right answers prove little"
 
 
 def test_baselines_on_real_digits(digits_pack, settings, make_recipe):
