@@ -91,7 +91,7 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
             "pack": pack.path.name,
             "encoder_passes": recipe.pretext.encoder_passes,
             **summary,
-            "made_from": {"dataset": data.key},
+            "made_from": {"dataset": data.summary["digest"]},
         }
 
     config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe), "seed": recipe.pretrain.seed}
@@ -142,7 +142,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
         return summary | {
             "images_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
             "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_uri,
-            "made_from": {"dataset": data.key, "pretext_labels": labels.key},
+            "made_from": {"dataset": data.summary["digest"], "pretext_labels": labels.key},
         }  # fmt: skip
 
     stage = project.store.build("pretrained_encoder", config, inputs, LOOP_VERSION, write, resumable=True, on_wait=say)
@@ -164,7 +164,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         (folder / "neighbours.png").write_bytes(pictures.neighbours(queries, retrieved, correct))
         quality = {f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity")}
         log_metrics(project, recipe, encoder, data, quality, folder)
-        return summary | {"made_from": {"dataset": data.key, "pretrained_encoder": encoder.key}}
+        return summary | {"made_from": {"dataset": data.summary["digest"], "pretrained_encoder": encoder.key}}
 
     inputs = {"encoder": encoder.key, "dataset": data.summary["digest"]}
     return finish(project, recipe, project.store.build("features", {}, inputs, FEATURES_VERSION, write, on_wait=say))
@@ -208,7 +208,7 @@ def classification(project: Project, recipe: Recipe, say: Say = print) -> Stage:
             "baselines": summary,
             "classes": labels.names,
             "test_samples": len(labels.rows["test"]),
-            "made_from": {"dataset": data.key, "features": extracted.key, "baselines": reference.key},
+            "made_from": {"dataset": data.summary["digest"], "features": extracted.key, "baselines": reference.key},
         }
 
     version, store, digest = EVALUATION_VERSION, project.store, data.summary["digest"]
@@ -317,9 +317,13 @@ def upstream(project: Project, owner: str, stage: str) -> Stage:
 
 
 def made_from(project: Project, stage: Stage, name: str) -> Stage:
-    """The stage `name` that this one was computed from, whatever its owner uses by now."""
+    """The stage `name` that this one was computed from, whatever its owner uses by now; a dataset goes by its digest."""
     key = stage.summary["made_from"][name]
-    if found := project.store.get(name, key):
+    if name == "dataset":
+        found = next((one for one in project.store.finished(name) if one.summary["digest"] == key), None)
+    else:
+        found = project.store.get(name, key)
+    if found:
         return found
     raise PipelineError(
         f"{stage.name} {stage.key} was made from {name} {key}, which is not in the store any more: run the recipe again"

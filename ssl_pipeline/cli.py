@@ -74,8 +74,7 @@ def run(
             print("stopped: run again to go on from here", file=sys.stderr)
             raise typer.Exit(130) from None
         finally:
-            if len(chosen) > 1:
-                compare(here, chosen)
+            compare(here, [one for one in chosen if "classification" in chain.stages_of(one, to)])
         results = [result(here, one, chain.stages_of(one, to)) for one in chosen]
         if as_json:
             print(json.dumps(results[0] if len(results) == 1 else {"recipes": results}), file=stdout, flush=True)
@@ -85,8 +84,8 @@ def run(
 def demo(verbose: Verbose = False) -> None:
     """Three pretext tasks on 5,000 handwritten digits, compared."""
     run(DEMO, verbose=verbose)
-    print("look    ssl-pipeline up     (Dagster and MLflow in the browser)")
-    print("use     ssl-pipeline embed models:/digits_simclr@champion FOLDER -o embeddings.parquet")
+    print("look    make up     (Dagster and MLflow in the browser)")
+    print("use     .venv/bin/ssl-pipeline embed models:/digits_simclr@champion FOLDER -o embeddings.parquet")
 
 
 @app.command()

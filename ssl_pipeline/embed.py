@@ -27,6 +27,8 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
 
     Raises PipelineError where the model is unknown or nothing can be read.
     """
+    if output.suffix != ".parquet":
+        raise PipelineError(f"{output}: embeddings are written as Parquet: name a file that ends in .parquet")
     source = look(path).source
     model, info = tracking.load(tracking.Tracker(project.tracking_uri, project.artifacts), model_uri)
     schema = pa.schema([("source", pa.string()), ("embedding", pa.list_(pa.float32(), info["dim"]))])

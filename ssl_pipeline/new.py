@@ -32,6 +32,13 @@ def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, 
     batch_size = next((size for size in (256, 128, 64, 32) if size * 10 <= found.files), 16)
     classes = len(found.classes or {})
     attributes = pretraining_attributes(name, name, pretext, found.image_size, classes, batch_size)
+    if classes > 1:
+        fewest = min((found.classes or {}).values()) * (1 - recipe.Split().validation - recipe.Split().test)
+        attributes["evaluations"][0]["shots"] = [shots for shots in (10, 100) if shots < fewest] + ["all"]
+    if not has_gpu():
+        attributes["encoder"]["stem"] = "half"
+        for evaluation in attributes["evaluations"]:
+            evaluation["supervised_steps"] = 100
     validate(recipe.Dataset, dataset)
     validate(recipe.Recipe, attributes)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +58,14 @@ def describe(found: Findings) -> list[str]:
     if found.classes:
         names = list(found.classes)
         lines.append(f"labels  {len(names)} classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+    if not has_gpu():
+        lines.append("note    No NVIDIA GPU here: the recipe has a quicker stem and shorter supervised baselines.")
     return lines + [f"note    {note}" for note in found.notes]
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded; importing torch to ask takes seconds."""
+    return Path("/proc/driver/nvidia/version").exists()
 
 
 def portable(path: Path, root: Path) -> str:

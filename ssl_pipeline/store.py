@@ -104,6 +104,12 @@ class Store:
             return None
         return Stage(stage, key, path, record["summary"], reused=True)
 
+    def finished(self, stage: str) -> Iterator[Stage]:
+        """All finished folders of a stage."""
+        for record in sorted((self.root / stage).glob("*/stage.json")):
+            if found := self.get(stage, record.parent.name):
+                yield found
+
     def set_current(self, owner: str, stage: Stage) -> None:
         """Makes `stage` the one that `owner` (a recipe's or a dataset's name) uses now; atomic."""
         with explain_disk_errors(self.root):

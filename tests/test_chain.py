@@ -69,3 +69,31 @@ def test_an_old_version_of_the_data_can_be_run_again(project, make_recipe):
     assert again.summary["samples"] == old.summary["samples"]
     back = chain.pretext_labels(project, recipe)
     assert back.key == old_labels.key and back.reused
+    assert chain.made_from(project, back, "dataset").path == again.path
+
+
+@pytest.mark.slow
+def test_new_data_between_two_stages_changes_nothing_that_was_begun(project, make_recipe, monkeypatch):
+    """Another recipe may ingest the dataset anew while this one runs: its embeddings must not meet the new rows' labels."""
+    recipe = make_recipe(
+        "rotation",
+        evaluations=[{"kind": "classification", "shots": ["all"], "supervised_steps": 0}],
+        promote={"metric": "classification/linear/accuracy/all"},
+        pretrain={"epochs": 8, "batch_size": 32, "learning_rate": 3e-3},
+    )
+    write_digits(project.root / "images", 800)
+    old = chain.dataset(project, images(project))
+    labels = chain.pretext_labels(project, recipe)
+    write_digits(project.root / "images", 900)
+    assert chain.dataset(project, images(project)).summary["digest"] != old.summary["digest"]
+    encoder = chain.pretrained_encoder(project, recipe)
+    assert encoder.summary["made_from"] == {"dataset": old.summary["digest"], "pretext_labels": labels.key}
+    features = chain.features(project, recipe)
+    assert features.summary["samples"] == old.summary["samples"]
+    evaluated = chain.classification(project, recipe)
+    assert evaluated.summary["made_from"]["dataset"] == old.summary["digest"]
+    with pytest.raises(PipelineError, match="data_pinned"):
+        chain.registered_model(project, recipe)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.root / 'another.db'}")
+    done = chain.run_recipe(recipe, images(project, version=old.summary["digest"]), project, say=print)
+    assert done["registered_model"].summary["version"] == 1, "another MLflow gets a run of its own"

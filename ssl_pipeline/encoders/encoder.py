@@ -60,11 +60,11 @@ def build(
     """
     size, name = settings.image_size, settings.backbone
     small = settings.stem in ("small", "half") or (settings.stem == "auto" and size < SMALL)
-    architecture = timm.get_pretrained_cfg(name)
     options = (small_stem_options(name, size) if small else {}) | settings.options
-    if architecture and architecture.fixed_input_size:
-        options = {"img_size": size} | options
     try:
+        architecture = timm.get_pretrained_cfg(name)
+        if architecture and architecture.fixed_input_size:
+            options = {"img_size": size} | options
         backbone = timm.create_model(
             name, pretrained=settings.pretrained is True, in_chans=channels, num_classes=0, **options
         )

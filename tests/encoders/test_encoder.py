@@ -74,3 +74,19 @@ def test_pretrained_weights_from_a_file_never_unpickle(tmp_path):
 def test_options_that_the_backbone_does_not_take():
     with pytest.raises(PipelineError, match=r"encoder 'resnet18' cannot be made with options .*change encoder.options"):
         build(Encoder(backbone="resnet18", image_size=32, options={"depht": 3}), 3)
+
+
+@pytest.mark.parametrize(("stem", "kernel"), [("default", 7), ("small", 3)])
+def test_weights_from_a_file_decide_the_kernel_of_a_small_stem(tmp_path, stem, kernel):
+    """timm's own 7x7 kernels are kept at stride 1; an encoder that was saved with a 3x3 stem gets it back."""
+    before = build(Encoder(backbone="resnet18", image_size=64, stem=stem), 3)
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.clone() for k, v in before.backbone.state_dict().items()}, path)
+    after = build(Encoder(backbone="resnet18", image_size=32, stem="small", pretrained=str(path)), 3)
+    assert after.backbone.conv1.weight.shape[-1] == kernel
+    assert torch.equal(after.backbone.conv1.weight, before.backbone.conv1.weight)
+
+
+def test_an_unknown_pretrained_tag_is_named():
+    with pytest.raises(PipelineError, match=r"'resnet18\.bogus' cannot be made"):
+        build(Encoder(backbone="resnet18.bogus", pretrained=True), 3)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretrain import launch
+from ssl_pipeline.pretrain.__main__ import drop_torn_line
 
 
 @pytest.fixture
@@ -49,6 +50,16 @@ def test_killed_and_run_again_gives_the_same_weights(recipe, digits_pack, tmp_pa
     launch.run(recipe, digits_pack, parts, lambda rows: None)
     a, b = (load_file(folder / "encoder.safetensors") for folder in (whole, parts))
     assert all((a[k] == b[k]).all() for k in a)
+
+
+@pytest.mark.parametrize(("left", "kept"), [(b'{"a": 1}\n{"b', b'{"a": 1}\n'), (b'{"a', b""), (b"", b"")])
+def test_a_line_torn_by_a_full_disk_is_cut_off(tmp_path, left, kept):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(left)
+    with open(path, "ab+") as file:
+        drop_torn_line(file)
+        file.write(b"{}\n")
+    assert path.read_bytes() == kept + b"{}\n"
 
 
 @pytest.mark.slow
