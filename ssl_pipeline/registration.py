@@ -16,6 +16,7 @@ from ssl_pipeline.evaluate import classification as evaluation
 from ssl_pipeline.evaluate.settings import INTERVAL
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext import pack as packs
+from ssl_pipeline.record import run_of
 from ssl_pipeline.report.card import model_card
 from ssl_pipeline.tracking import registry
 
@@ -31,7 +32,7 @@ CODE_VERSION = "1"
 
 def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> Stage:
     """The stage `registered_model`. Raises PipelineError naming each gate that does not hold; nothing is registered then."""
-    from ssl_pipeline.chain import made_from, run_of, upstream
+    from ssl_pipeline.chain import made_from, upstream
 
     store = project.store
     evaluated = upstream(project, recipe.name, "classification") if recipe.evaluations else None

@@ -33,14 +33,15 @@ def all_baselines(
     recipe: Recipe, pack: Pack, labels: Labels, settings: Classification, step: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Rows (method, probe, shots, draw, accuracy) of every baseline; `step` hears of each before it starts."""
+    classes = len(labels.names)
     step("raw pixels")
     results, _ = probe_methods("raw pixels", [raw_pixels(pack)], labels, settings)
     step("random encoder")
-    random = [random_features(recipe, pack, draw) for draw in range(settings.draws)]
+    random = [random_features(recipe, pack, classes, draw) for draw in range(settings.draws)]
     results += probe_methods("random encoder", random, labels, settings)[0]
     jobs = [(shots, draw) for shots in settings.shots for draw in range(settings.draws)]
     jobs = jobs if settings.supervised_steps else []
-    models = [fresh(recipe, pack, len(labels.names), draw) for _, draw in jobs]  # here: threads share torch's generator
+    models = [fresh(recipe, pack, classes, draw) for _, draw in jobs]  # here: threads share torch's generator
 
     def train(job: tuple[Shots, int], model: nn.Module) -> float:
         step(f"supervised, {job[0]} labels a class, draw {job[1] + 1} of {settings.draws}")
@@ -68,16 +69,13 @@ def parts(images: np.ndarray) -> list[np.ndarray]:
     return [images[at : at + 1024] for at in range(0, len(images), 1024)]
 
 
-def random_features(recipe: Recipe, pack: Pack, draw: int) -> Features:
-    """Features of the recipe's encoder with fresh weights, one set of weights a draw."""
-    with torch.random.fork_rng():
-        torch.manual_seed(draw)
-        encoder = build(recipe.encoder.model_copy(update={"pretrained": False}), pack.channels, pack.mean, pack.std)
-    encoder.to(pick_device(recipe.pretrain.device))
+def random_features(recipe: Recipe, pack: Pack, classes: int, draw: int) -> Features:
+    """Features of the encoder that this draw's supervised training starts from."""
+    encoder: Any = fresh(recipe, pack, classes, draw)[0].to(pick_device(recipe.pretrain.device))
     return {split: embed(encoder, pack.images(split)) for split in SPLITS}
 
 
-def fresh(recipe: Recipe, pack: Pack, classes: int, draw: int) -> nn.Module:
+def fresh(recipe: Recipe, pack: Pack, classes: int, draw: int) -> nn.Sequential:
     """The recipe's encoder with fresh weights and a linear classifier on it."""
     with torch.random.fork_rng():
         torch.manual_seed(draw)
