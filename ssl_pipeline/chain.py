@@ -41,7 +41,7 @@ pictures = late("ssl_pipeline.report.pictures")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", "classification", "registered_model")
-LOOP_VERSION = "2"
+LOOP_VERSION = "3"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
 FEATURES_VERSION = "2"
 EVALUATION_VERSION = "2"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,8 +31,18 @@ class late:
     """A module that is imported when it is first used: `torch = late("torch")`. Importing torch takes seconds, and
     loading a recipe must not."""
 
+    _made: ClassVar[list[late]] = []
+
     def __init__(self, module: str) -> None:
         self._module = module
+        self._made.append(self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self._module), name)
+
+    @classmethod
+    def settle(cls) -> None:
+        """Gives the parts of torch and timm that are imported by now their attributes for good: torch.compile cannot trace an import."""
+        for one in cls._made:
+            if one._module.split(".")[0] in ("torch", "timm") and one._module in sys.modules:
+                vars(one).update(vars(sys.modules[one._module]))
