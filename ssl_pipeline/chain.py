@@ -43,6 +43,8 @@ versioning = late("ssl_pipeline.versioning")
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", "classification", "registered_model")
 LOOP_VERSION = "3"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
+HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
+"""Settings of `pretrain` that say how weights are computed, not which."""
 FEATURES_VERSION = "2"
 EVALUATION_VERSION = "2"
 
@@ -108,7 +110,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
     data = made_from(project, labels, "dataset")
     pack = training_pack(project, recipe, data)
     config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
-    config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude={"checkpoint_seconds", "log_every"})
+    config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude=HOW)
     inputs = {"pretext_labels": labels.key}
 
     def write(folder: Any) -> dict[str, Any]:
@@ -155,7 +157,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     pack = training_pack(project, recipe, data)
 
     def write(folder: Any) -> dict[str, Any]:
-        from ssl_pipeline.pretrain.loop import pick_device
+        from ssl_pipeline.pretrain.compute import pick_device
 
         module = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
         summary = extract.write(module, pack, folder)

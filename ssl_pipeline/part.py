@@ -42,7 +42,8 @@ class late:
 
     @classmethod
     def settle(cls) -> None:
-        """Gives the parts of torch and timm that are imported by now their attributes for good: torch.compile cannot trace an import."""
+        """Gives what a step uses, as far as it is imported by now, its attributes for good: torch.compile cannot trace
+        an import."""
         for one in cls._made:
-            if one._module.split(".")[0] in ("torch", "timm") and one._module in sys.modules:
+            if one._module.startswith(("torch", "timm", "ssl_pipeline.pretext")) and one._module in sys.modules:
                 vars(one).update(vars(sys.modules[one._module]))

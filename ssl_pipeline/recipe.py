@@ -108,6 +108,12 @@ class Pretrain(Part):
     device: str = "auto"
     """auto is CUDA where there is one, else the CPU; or a torch device name."""
     seed: int = Field(0, ge=0)
+    processes: int = Field(1, ge=1)
+    """Share each batch among this many processes, one a GPU; the result is one process's up to rounding."""
+    shard: bool = False
+    """Spread weights, gradients and optimizer state over the processes (FSDP2), for models that fill a GPU."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile the step; auto does where the run is long enough to win its minute back."""
     log_every: int = Field(10, ge=1)
     """Steps between two rows of the training curves."""
     checkpoint_seconds: float = Field(30, ge=0)
@@ -119,8 +125,14 @@ class Pretrain(Part):
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs:g} must be shorter than epochs {self.epochs}: lower it to {self.epochs / 10:g}"
             )
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        pieces = self.accumulate * self.processes
+        if self.batch_size % pieces:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate} times processes "
+                f"{self.processes}: use {max(1, round(self.batch_size / pieces)) * pieces}"
+            )
+        if self.shard and self.processes == 1:
+            raise ValueError("shard spreads a model over processes: set processes to the number of GPUs")
         return self
 
 

@@ -110,7 +110,7 @@ def champion_value(project: Project, recipe: Recipe, tracker: Tracker, data: Sta
     model, info = registry.load(tracker, f"models:/{recipe.name}/{version}")
     pack = packs.open_pack(packs.build(project.store, data, info["image_size"], info["channels"]))
 
-    def embed(images: np.ndarray) -> np.ndarray:
+    def embed(images: Any) -> np.ndarray:
         parts = [images[at : at + 256] for at in range(0, len(images), 256)]
         with torch.inference_mode():
             return np.concatenate([model(torch.from_numpy(np.array(part))).numpy() for part in parts])

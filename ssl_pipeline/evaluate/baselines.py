@@ -7,7 +7,7 @@ recipes that share those.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,8 +22,9 @@ from ssl_pipeline.evaluate.classification import Features, Labels, probe_methods
 from ssl_pipeline.evaluate.settings import Classification, Shots
 from ssl_pipeline.features.extract import embed
 from ssl_pipeline.pretext.labels import generator
-from ssl_pipeline.pretext.pack import SPLITS, Pack
-from ssl_pipeline.pretrain.loop import mixed_precision, pick_device, schedule
+from ssl_pipeline.pretext.pack import SPLITS, Images, Pack
+from ssl_pipeline.pretrain.compute import mixed_precision, pick_device
+from ssl_pipeline.pretrain.loop import schedule
 from ssl_pipeline.recipe import Recipe
 
 BATCH_SIZE, LEARNING_RATE, PASSES = 32, 5e-3, 3
@@ -65,8 +66,8 @@ def small(images: np.ndarray) -> np.ndarray:
     return (F.interpolate(pixels, (32, 32), mode="area") if pixels.shape[-1] > 32 else pixels).flatten(1).numpy()
 
 
-def parts(images: np.ndarray) -> list[np.ndarray]:
-    return [images[at : at + 1024] for at in range(0, len(images), 1024)]
+def parts(images: Images) -> Iterator[np.ndarray]:
+    return (images[at : at + 1024] for at in range(0, len(images), 1024))
 
 
 def random_features(recipe: Recipe, pack: Pack, classes: int, draw: int) -> Features:

@@ -13,10 +13,10 @@ import torch
 
 from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.features.quality import label_free_quality
-from ssl_pipeline.pretext.pack import SPLITS, Pack
+from ssl_pipeline.pretext.pack import SPLITS, Images, Pack
 
 
-def embed(encoder: Encoder, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+def embed(encoder: Encoder, images: Images, batch_size: int = 256) -> np.ndarray:
     """uint8 `[n, channels, side, side]` -> float32 `[n, dim]`, on the device that the encoder is on."""
     device = next(encoder.parameters()).device
     encoder = encoder.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

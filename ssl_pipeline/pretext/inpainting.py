@@ -70,7 +70,11 @@ class Inpainting(PretextTask):
         """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
         patches = (encoder.image_size // self.patch_of(encoder)) ** 2
         rank = torch.rand(count, patches, generator=generator).argsort(1).argsort(1)
-        return {"hidden": rank < round(patches * self.mask_ratio), **self.views.draw((count,), generator)}
+        return {"hidden": rank < patches - self.seen(patches), **self.views.draw((count,), generator)}
+
+    def seen(self, patches: int) -> int:
+        """How many of an image's patches stay visible."""
+        return patches - round(patches * self.mask_ratio)
 
     def table(self, labels: Labels) -> DataFrame:
         return pd.DataFrame({"hidden_patches": [row.nonzero().flatten().numpy() for row in labels["hidden"]]})
@@ -142,7 +146,7 @@ class Inpainting(PretextTask):
         vit = encoder.backbone
         tokens = vit._pos_embed(vit.patch_embed(encoder.normalize(views)))  # [batch, prefix + patches, dim]
         prefix, patches = tokens[:, : vit.num_prefix_tokens], tokens[:, vit.num_prefix_tokens :]
-        visible = hidden.long().argsort(dim=1, stable=True)[:, : int((~hidden[0]).sum())]  # indices of what is seen
+        visible = hidden.long().argsort(dim=1, stable=True)[:, : self.seen(hidden.shape[1])]  # their indices
         seen = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2]))
         encoded = vit.norm(vit.blocks(vit.norm_pre(torch.cat([prefix, seen], 1))))
         decoded = head.embed(encoded[:, vit.num_prefix_tokens :])

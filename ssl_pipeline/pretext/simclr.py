@@ -16,7 +16,7 @@ from ssl_pipeline.pretext.task import Labels, PretextTask
 from ssl_pipeline.pretext.views import Views
 
 torch = late("torch")
-F = late("torch.nn.functional")
+contrast = late("ssl_pipeline.pretext.contrast")
 pd = late("pandas")
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SimCLR(PretextTask):
         views = self.two_views(images, labels).transpose(0, 1).flatten(0, 1)  # [2 * batch, ...]: all first, all second
         embedding = encoder(views)
         z1, z2 = head(embedding).chunk(2)
-        return {"loss": nt_xent(z1, z2, self.temperature), "embedding": embedding}
+        return {"loss": contrast.nt_xent(z1, z2, self.temperature), "embedding": embedding}
 
     def two_views(self, images: Tensor, labels: Labels) -> Tensor:
         """`[batch, channels, side, side]` -> `[batch, 2, channels, side, side]`."""
@@ -77,16 +77,3 @@ class SimCLR(PretextTask):
 
     def collapse_loss(self, batch_size: int) -> float:
         return math.log(2 * batch_size - 1)
-
-
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
-    """Normalised temperature-scaled cross-entropy of pairs `z1[i], z2[i]`, each `[n, dim]`, averaged over 2n anchors.
-
-    One matmul and one cross-entropy with the diagonal masked, in fp32 whatever the autocast: bf16's three digits are too
-    few for a cosine that is divided by a small temperature.
-    """
-    n = len(z1)
-    with torch.autocast(z1.device.type, enabled=False):
-        z = F.normalize(torch.cat([z1, z2]).float(), dim=1)  # [2n, dim]
-        logits = (z @ z.T / temperature).fill_diagonal_(float("-inf"))
-        return F.cross_entropy(logits, torch.arange(2 * n, device=z.device).roll(n))

@@ -48,6 +48,9 @@ class PretextTask(Part):
         collapse diagnostics, and any further scalars worth a curve."""
         raise NotImplementedError
 
+    def after_step(self, encoder: EncoderModule, head: nn.Module, progress: float) -> None:
+        """What follows an optimizer step, such as moving a teacher; `progress` goes from 0 to 1 over the run."""
+
     def picture(self, images: Tensor, labels: Labels) -> Tensor:
         """Rows of a sheet that shows what the encoder is asked: `[batch, columns, channels, side, side]` in 0..1."""
         raise NotImplementedError

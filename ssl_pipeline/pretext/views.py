@@ -24,7 +24,7 @@ torch = late("torch")
 F = late("torch.nn.functional")
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, dtype
 
 BLUR_MIN, BLUR_MAX = 0.1 / 224, 2.0 / 224
 """SimCLR's sigma of 0.1 to 2 pixels at 224, as shares of the side."""
@@ -108,7 +108,9 @@ class Views(Part):
                 views = recolor(views, mean, parameters["color"])
             views = views.clamp(0, 1)
             if self.solarize > 0:
-                views = torch.where((views >= 0.5) & (parameters["color"][:, 5].view(-1, 1, 1, 1) > 0), 1 - views, views)
+                views = torch.where(
+                    (views >= 0.5) & (parameters["color"][:, 5].view(-1, 1, 1, 1) > 0), 1 - views, views
+                )
         return views
 
 
@@ -124,7 +126,7 @@ def resample(images: Tensor, affine: Tensor, sigma: Tensor | None, side: int) ->
     return views.permute(0, 3, 1, 2), views.mean((1, 2), dtype=torch.float32)
 
 
-def weights(scale: Tensor, offset: Tensor, sigma: Tensor | None, size: int, source: int, dtype: torch.dtype) -> Tensor:
+def weights(scale: Tensor, offset: Tensor, sigma: Tensor | None, size: int, source: int, dtype: dtype) -> Tensor:
     """The matrices `[n, size, source]` that crop and resize along one axis: output x in -1..1 shows input scale * x + offset.
 
     A row is a triangle about the pixel's place in the input, as wide as the step between two rows but at least two

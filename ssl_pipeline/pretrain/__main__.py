@@ -6,14 +6,18 @@ the process that started it, makes it write a checkpoint and leave.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 from typing import IO
 
+import psutil
 from filelock import FileLock
 
 from ssl_pipeline.part import PipelineError
@@ -23,42 +27,74 @@ INTERRUPTED, FAILED = 143, 3
 
 
 def main(folder: Path) -> int:
-    parent, terminated = os.getppid(), []
-    signal.signal(signal.SIGTERM, lambda *_: terminated.append(True))
+    job = json.loads((folder / "job.json").read_text())
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
+    threading.Thread(target=watch, args=(job["launcher"], stop), daemon=True).start()
 
     from ssl_pipeline.encoders import encoder as encoders
     from ssl_pipeline.pretext.pack import Pack
-    from ssl_pipeline.pretrain.diagnostics import TrainingAlarm
+    from ssl_pipeline.pretrain.distributed import Group
     from ssl_pipeline.pretrain.loop import Interrupted, Row, pretrain
     from ssl_pipeline.recipe import Recipe
 
-    # a killed parent's child may still be writing its last checkpoint here
-    with FileLock(f"{folder}.writer"), explain_disk_errors(folder), open(folder / "metrics.jsonl", "ab+") as metrics:
-        drop_torn_line(metrics)
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(explain_disk_errors(folder))
+            if first:  # a killed parent's child may still be writing its last checkpoint here
+                stack.enter_context(FileLock(f"{folder}.writer"))
+                metrics = stack.enter_context(open(folder / "metrics.jsonl", "ab+"))
+                drop_torn_line(metrics)
 
-        def log(row: Row) -> None:
-            metrics.write(json.dumps(row | {"time": time.time()}).encode() + b"\n")
-            metrics.flush()
+            def log(row: Row) -> None:
+                if first:
+                    metrics.write(json.dumps(row | {"time": time.time()}).encode() + b"\n")
+                    metrics.flush()
 
-        try:
-            job = json.loads((folder / "job.json").read_text())
             recipe, pack = Recipe.model_validate(job["recipe"]), job["pack"]
-            encoder, summary = pretrain(
-                recipe,
-                Pack(Path(pack["path"]), pack["mean"], pack["std"]),
-                folder / "checkpoints",
-                log,
-                lambda: bool(terminated) or os.getppid() != parent,
-            )
-        except Interrupted:
-            return INTERRUPTED
-        except (TrainingAlarm, PipelineError, ValueError) as error:
-            write_json(folder / "failure.json", {"cause": str(error)})
-            return FAILED
-        encoders.save(encoder, recipe.encoder, folder)
-        write_json(folder / "summary.json", summary)
+            group = Group.join(recipe.pretrain)
+            packed = Pack(Path(pack["path"]), pack["mean"], pack["std"])
+            encoder, summary = pretrain(recipe, packed, folder / "checkpoints", log, stop.is_set, group)
+            group.leave()
+            if first:
+                encoders.save(encoder, recipe.encoder, folder)
+                write_json(folder / "summary.json", summary)
+    except Interrupted:
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        if not (folder / "failure.json").exists():  # of several processes, the first to fail knows why
+            write_json(folder / "failure.json", {"cause": explain(error)})
+        return FAILED
     return 0
+
+
+def watch(launcher: dict[str, float], stop: threading.Event) -> None:
+    """Asks for a stop once the process that started the training is gone, however it went."""
+    while not stop.wait(1):
+        try:
+            process = psutil.Process(int(launcher["pid"]))
+            gone = process.create_time() != launcher["created"] or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            gone = True
+        if gone:
+            stop.set()
+
+
+def explain(error: Exception) -> str:
+    """In a sentence, with the cure where there is one."""
+    from torch import OutOfMemoryError
+
+    from ssl_pipeline.pretrain.diagnostics import TrainingAlarm
+
+    if isinstance(error, (TrainingAlarm, PipelineError)):
+        return str(error)
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OutOfMemoryError):
+        return f"the GPU's memory is full: lower pretrain.batch_size or raise pretrain.accumulate ({said})"
+    return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
 
 
 def drop_torn_line(file: IO[bytes]) -> None:

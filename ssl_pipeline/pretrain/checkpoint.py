@@ -1,4 +1,7 @@
-"""Checkpoints: written whole or not at all, verified when read, the last two kept."""
+"""Checkpoints: written whole or not at all, verified when read, the last two kept.
+
+They hold whole tensors by their names in the model, so that another number of processes, sharded or not, can go on.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.tensor import DTensor
 
 from ssl_pipeline.store import write_json
 
 KEPT = 2
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """All processes call it; the first one gets what `restore` takes."""
+    weights, moments = get_state_dict(model, optimizer, options=WHOLE)
+    return {"model": weights, "optimizer": moments}
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """The newest checkpoint's state, into model and optimizer in place. Returns its step and the seconds trained until
+    then, 0 and 0 where there is none."""
+    if not (saved := newest(folder)):
+        return 0, 0.0
+    set_state_dict(
+        model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"], options=WHOLE
+    )
+    return saved["step"], saved["seconds"]
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, from a model that may be sharded; all processes call it and all get them."""
+    state = model.state_dict()
+    return {k: (v.full_tensor() if isinstance(v, DTensor) else v).cpu() for k, v in state.items()}
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:

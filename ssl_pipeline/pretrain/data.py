@@ -1,28 +1,71 @@
-"""Images for the loop: on the device as uint8 where they fit, else mapped from disk."""
+"""Images for the loop, from wherever they fit: the same samples in the same order in every tier."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
-ON_DEVICE_BYTES = 2 * 1024**3
-"""Packs up to this size are held in memory (or on the GPU) whole."""
+from ssl_pipeline.pretext.pack import EncodedImages
+from ssl_pipeline.pretext.pack import Images as Stored
+
+SHARE_OF_MEMORY = 0.25
+"""Of the memory that is free on the device: what the images may take."""
+AHEAD = 3
+"""Batches that are read or decoded while the device works."""
 
 
 class Images:
-    """`images[indices]` -> float `[len(indices), channels, side, side]` in 0..1 on the device."""
+    """A split's images, uint8, on the device.
 
-    def __init__(self, array: np.ndarray, device: torch.device) -> None:
-        self.array, self.device = array, device
-        self.resident = torch.from_numpy(np.array(array)).to(device) if array.nbytes <= ON_DEVICE_BYTES else None
+    `tier` says where they are kept: `resident`, all of them on the device; `mapped`, decoded on disk and read ahead;
+    `decoded`, as files that are decoded ahead on all cores.
+    """
+
+    def __init__(self, stored: Stored, device: torch.device, processes: int = 1, tier: str | None = None) -> None:
+        self.stored, self.device = stored, device
+        fits = stored.nbytes * processes <= free_memory(device) * SHARE_OF_MEMORY
+        self.tier = tier or ("resident" if fits else "decoded" if isinstance(stored, EncodedImages) else "mapped")
+        self.resident = torch.from_numpy(np.array(stored[:])).to(device) if self.tier == "resident" else None
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self.stored)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def batches(self, parts: list[Tensor]) -> Iterator[Tensor]:
+        """`[len(part), channels, side, side]` for the indices in each part, in order."""
         if self.resident is not None:
-            batch = self.resident[indices.to(self.device)]
-        else:
-            batch = torch.from_numpy(self.array[indices.numpy()]).to(self.device, non_blocking=True)
-        return batch.float().div_(255).contiguous(memory_format=torch.channels_last)
+            yield from (self.resident[part.to(self.device)] for part in parts)
+            return
+        with ThreadPoolExecutor(1, "read ahead") as reader:
+            coming = deque(reader.submit(self.read, part) for part in parts[:AHEAD])
+            try:
+                for i in range(len(parts)):
+                    batch = coming.popleft().result()
+                    if i + AHEAD < len(parts):
+                        coming.append(reader.submit(self.read, parts[i + AHEAD]))
+                    yield batch.to(self.device, non_blocking=True)
+            finally:
+                reader.shutdown(cancel_futures=True)
+
+    def read(self, part: Tensor) -> Tensor:
+        batch = torch.from_numpy(self.stored[part.numpy()])
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes, of the GPU or of the machine; a container's limit counts."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = psutil.virtual_memory().available
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return free if limit == "max" else min(free, int(limit) - int(used))
+    except (OSError, ValueError):
+        return free

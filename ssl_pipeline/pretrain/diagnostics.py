@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,3 +54,31 @@ class Alarm:
                 f"the embeddings collapsed to a point or a line at step {step} (deviation {row['embedding_std']:.4f}, "
                 f"effective rank {row['effective_rank']:.2f}): lower pretrain.learning_rate or raise pretrain.batch_size"
             )
+
+
+def describe(out: dict[str, Any], norm: Tensor) -> dict[str, float]:
+    """A step's output and gradient norm as plain numbers."""
+    embedding = out["embedding"].detach()[:1024]
+    scalars = {name: float(value) for name, value in out.items() if name not in ("embedding", "loss")}
+    spread = {"embedding_std": embedding_std(embedding), "effective_rank": effective_rank(embedding)}
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
+    return scalars | spread | {"gradient_norm": float(whole)}
+
+
+class Clock:
+    """Images a second, and the share of the time that was spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.started, self.waited = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - before
+
+    def lap(self, images: int) -> dict[str, float]:
+        now = time.perf_counter()
+        elapsed, waited = now - self.started, self.waited
+        self.started, self.waited = now, 0.0
+        return {"images_per_second": images / elapsed, "data_wait_share": waited / elapsed}

@@ -6,8 +6,10 @@ reads the curves from the file that the child writes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
@@ -26,18 +30,27 @@ PATIENCE_SECONDS = 60
 
 
 def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[str, float]]], None]) -> dict[str, Any]:
-    """Trains in a child process; `on_rows` gets new rows of the curves as they come (first all of an earlier attempt's).
+    """Trains in a child process, or in `pretrain.processes` of them under torchrun; `on_rows` gets new rows of the curves
+    as they come (first all of an earlier attempt's).
 
     Returns the summary. Raises PipelineError with the cause where training stopped itself or died; whatever ends this
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
     """
     (folder / "failure.json").unlink(missing_ok=True)
     packed = {"path": str(pack.path), "mean": pack.mean, "std": pack.std}
-    write_json(folder / "job.json", {"recipe": recipe.model_dump(mode="json"), "pack": packed})
+    me = {"pid": os.getpid(), "created": psutil.Process().create_time()}
+    write_json(folder / "job.json", {"recipe": recipe.model_dump(mode="json"), "pack": packed, "launcher": me})
+    processes, environment = recipe.pretrain.processes, dict(os.environ)
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    if torchrun:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with open(folder / "train.log", "a") as log:
+        printed = log.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "ssl_pipeline.pretrain", str(folder)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, *torchrun, "-m", "ssl_pipeline.pretrain", str(folder)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
         )  # fmt: skip
     curves = Tail(folder / "metrics.jsonl")
     try:
@@ -51,31 +64,45 @@ def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[s
         end(child)
     if child.returncode == 0:
         return json.loads((folder / "summary.json").read_text())
-    raise PipelineError(f"recipe {recipe.name!r}: {cause(folder, child.returncode)}")
+    raise PipelineError(f"recipe {recipe.name!r}: {cause(folder, child.returncode, printed)}")
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """TERM to the child's whole group, then KILL."""
+    """TERM to the processes that train, so that they write a checkpoint; then KILL to all there are. torchrun gives each
+    of its workers a session of its own, which a signal to the child's group does not reach."""
     if child.poll() is not None:
         return
-    os.killpg(child.pid, signal.SIGTERM)
-    try:
+    family = [psutil.Process(child.pid)]
+    family += family[0].children(recursive=True)
+    for one in [p for p in family if p.ppid() == child.pid and "ssl_pipeline.pretrain" in words(p)] or family[:1]:
+        one.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    child.wait()
 
 
-def cause(folder: Path, returncode: int) -> str:
-    """Why the child failed, in a sentence."""
-    failure = folder / "failure.json"
-    if failure.exists():
-        return json.loads(failure.read_text())["cause"]
-    last = (folder / "train.log").read_text(errors="replace").strip().splitlines()[-1:] or ["nothing was printed"]
-    if returncode < 0:
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def cause(folder: Path, returncode: int, printed: int = 0) -> str:
+    """Why the child failed, in a sentence; what it printed begins at that byte of the log."""
+    log = (folder / "train.log").read_bytes()[printed:].decode(errors="replace")
+    if worker := re.search(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", log, re.DOTALL):  # torchrun's report
+        returncode = int(worker[1])
+    if returncode < 0:  # before what the others say, who only saw a connection end
         name = signal.Signals(-returncode).name
         hint = "out of memory? lower pretrain.batch_size; " if name == "SIGKILL" else ""
         return f"training was killed by {name}; {hint}run again to go on from the last checkpoint"
+    if (failure := folder / "failure.json").exists():
+        return json.loads(failure.read_text())["cause"]
+    last = log.strip().splitlines()[-1:] or ["nothing was printed"]
     return f"training ended with status {returncode}: {last[0]} (all of it: {folder / 'train.log'})"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from ssl_pipeline.pretext.simclr import nt_xent
+from ssl_pipeline.pretext.contrast import nt_xent
 
 
 def by_the_paper(z1, z2, temperature):

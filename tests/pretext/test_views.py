@@ -56,7 +56,9 @@ def test_flip_and_crop_against_torchvision(photo):
         out = Views(color=0, blur=False).render(photo, parameters(1, affine=quarter), side)
         expected = reference.resized_crop(photo, 0, 0, 32, 32, [side, side], antialias=True)
         # at its inner borders torchvision repeats the crop's edge where we look at the pixels beyond it
-        torch.testing.assert_close(out[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=0.02 + 0.1 * (side < 24), rtol=0)
+        torch.testing.assert_close(
+            out[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=0.02 + 0.1 * (side < 24), rtol=0
+        )
         whole = Views(color=0, blur=False).render(photo, parameters(1), side)
         torch.testing.assert_close(whole, reference.resize(photo, [side, side], antialias=True), atol=1e-5, rtol=0)
 
