@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ssl_pipeline.part import late
-
-torch = late("torch")
-dist = late("torch.distributed")
-
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 
 def position() -> tuple[int, int]:
@@ -32,8 +28,19 @@ def gather(z: Tensor) -> Tensor:
 
 def everyone(z: Tensor) -> Tensor:
     """As `gather`, whether there are gradients or not."""
-    if position()[1] == 1:
-        return z
-    from torch.distributed._functional_collectives import all_gather_tensor_autograd
+    return z if position()[1] == 1 else Gather.apply(z)
 
-    return all_gather_tensor_autograd(z.contiguous(), 0, dist.group.WORLD)
+
+class Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        rows = z.new_empty(len(z) * dist.get_world_size(), *z.shape[1:])
+        dist.all_gather_into_tensor(rows, z.contiguous())
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        rows = gradients[0].contiguous()
+        own = rows.new_empty(len(rows) // dist.get_world_size(), *rows.shape[1:])
+        dist.reduce_scatter_tensor(own, rows)
+        return own

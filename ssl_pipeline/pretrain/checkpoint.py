@@ -37,9 +37,11 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     then, 0 and 0 where there is none."""
     if not (saved := newest(folder)):
         return 0, 0.0
-    set_state_dict(
-        model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"], options=WHOLE
-    )
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    weights, moments = saved["model"], saved["optimizer"]
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=WHOLE)
+    for group, made in zip(optimizer.param_groups, settings, strict=True):
+        group.update(made)  # the recipe's, not the checkpoint's: a sharded run cannot use fused steps
     return saved["step"], saved["seconds"]
 
 

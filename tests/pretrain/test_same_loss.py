@@ -183,11 +183,18 @@ def test_two_processes_give_the_losses_of_one(task, part, make_recipe, digits_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_make_the_step_of_one_big_batch(task, make_recipe, digits_pack, tmp_path):
-    base = EXACT | {"epochs": 1, "warmup_epochs": 0, "batch_size": 1200, "learning_rate": 0.1}
+    """Few samples: torch's own batch norm adds up channels-last float32 one by one, and is off by 1e-3 of many. Noise, not
+    digits: on a plain background many equal activations lie at the edge of a ReLU, and roundings decide their side."""
+    few = Pack(tmp_path / "few", digits_pack.mean, digits_pack.std)
+    few.path.mkdir()
+    for split in ("train", "validation"):
+        noise = np.random.default_rng(0).integers(0, 256, (48, 1, 16, 16), np.uint8)
+        np.save(few.path / f"{split}.npy", noise)
+    base = EXACT | {"epochs": 1, "warmup_epochs": 0, "batch_size": 48, "learning_rate": 0.1}
     weights = []
     for processes in (1, 2):
         recipe = make_recipe(task, pretrain=base | {"processes": processes})
-        weights.append(train_in(tmp_path / str(processes), recipe, digits_pack)[2])
+        weights.append(train_in(tmp_path / str(processes), recipe, few)[2])
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
