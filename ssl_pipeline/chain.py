@@ -45,7 +45,7 @@ LOOP_VERSION = "3"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
-FEATURES_VERSION = "2"
+FEATURES_VERSION = "3"
 EVALUATION_VERSION = "2"
 
 Say = Callable[[str], None]
@@ -160,7 +160,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         from ssl_pipeline.pretrain.compute import pick_device
 
         module = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
-        summary = extract.write(module, pack, folder)
+        summary = extract.write(module, pack, folder, recipe.pretrain)
         queries, retrieved, correct = extract.neighbours(folder, pack)
         (folder / "neighbours.png").write_bytes(pictures.neighbours(queries, retrieved, correct))
         quality = {f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity")}

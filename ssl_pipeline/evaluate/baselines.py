@@ -73,7 +73,7 @@ def parts(images: Images) -> Iterator[np.ndarray]:
 def random_features(recipe: Recipe, pack: Pack, classes: int, draw: int) -> Features:
     """Features of the encoder that this draw's supervised training starts from."""
     encoder: Any = fresh(recipe, pack, classes, draw)[0].to(pick_device(recipe.pretrain.device))
-    return {split: embed(encoder, pack.images(split)) for split in SPLITS}
+    return {split: embed(encoder, pack.images(split), recipe.pretrain) for split in SPLITS}
 
 
 def fresh(recipe: Recipe, pack: Pack, classes: int, draw: int) -> nn.Sequential:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,16 +37,16 @@ def uniformity(embedding: Tensor) -> float:
 
 
 @torch.inference_mode()
-def label_free_quality(encoder: Encoder, pack: Pack) -> dict[str, float]:
-    """`rankme`, `alignment` and `uniformity` of the encoder on up to 2,048 validation images."""
-    device = next(encoder.parameters()).device
+def label_free_quality(encoder: Encoder, pack: Pack, forward: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """`rankme`, `alignment` and `uniformity` of the encoder on up to 2,048 validation images;
+    `forward` embeds a batch of images in 0..1."""
     stored = pack.images("validation")
     chosen = np.random.default_rng(0).permutation(len(stored))[:SAMPLES]  # a source is often sorted by class
     images = torch.from_numpy(stored[np.sort(chosen)]).float() / 255
     draws = VIEWS.draw((len(images), 2), generator(0, "quality"))
 
     def embed(batch: Tensor) -> Tensor:
-        return torch.cat([encoder(part.to(device)).float().cpu() for part in batch.split(256)])
+        return torch.cat([forward(part).cpu() for part in batch.split(256)])
 
     first, second = (embed(VIEWS.render(images, {k: v[:, i] for k, v in draws.items()})) for i in (0, 1))
     plain = embed(images)

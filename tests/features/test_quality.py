@@ -8,6 +8,7 @@ import torch
 from ssl_pipeline.encoders.encoder import build
 from ssl_pipeline.features.extract import embed, read, write
 from ssl_pipeline.features.quality import alignment, rankme, uniformity
+from ssl_pipeline.recipe import Pretrain
 
 
 def test_rankme_of_known_spectra():
@@ -29,11 +30,22 @@ def test_alignment_and_uniformity_against_loops():
 
 def test_features_are_the_encoders_answers_in_the_packs_order(digits_pack, make_recipe, tmp_path):
     encoder = build(make_recipe().encoder, 1).eval()
-    summary = write(encoder, digits_pack, tmp_path)
+    exact = Pretrain(precision="fp32")
+    summary = write(encoder, digits_pack, tmp_path, exact)
     assert summary["samples"] == 1797 and summary["dim"] == encoder.dim
     table = pq.read_table(tmp_path / "features.parquet").to_pandas()
     assert table[table.split == "test"].sample_id.tolist() == digits_pack.index("test").sample_id.tolist()
     images = torch.from_numpy(np.array(digits_pack.images("test"))).float() / 255
     with torch.no_grad():
         np.testing.assert_allclose(read(tmp_path, "test"), encoder(images).numpy(), atol=1e-5)
-    np.testing.assert_allclose(embed(encoder, digits_pack.images("test"), 7), read(tmp_path, "test"), atol=1e-5)
+    np.testing.assert_allclose(embed(encoder, digits_pack.images("test"), exact), read(tmp_path, "test"), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"precision": "fp32", "compile": True}, {"compile": True}])
+def test_fast_features_point_where_exact_ones_do(settings, digits_pack, make_recipe):
+    torch.manual_seed(0)
+    encoder = build(make_recipe().encoder, 1).eval()
+    images = digits_pack.images("train")  # more than one batch, the last one smaller
+    exact, fast = (torch.from_numpy(embed(encoder, images, Pretrain(**s))) for s in ({"precision": "fp32"}, settings))
+    assert torch.nn.functional.cosine_similarity(exact, fast).min() > 0.999
