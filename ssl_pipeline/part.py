@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -42,8 +41,7 @@ class late:
 
     @classmethod
     def settle(cls) -> None:
-        """Gives what a step uses, as far as it is imported by now, its attributes for good: torch.compile cannot trace
-        an import."""
+        """Imports what a training step uses and keeps its attributes for good: torch.compile cannot trace an import."""
         for one in cls._made:
-            if one._module.startswith(("torch", "timm", "ssl_pipeline.pretext")) and one._module in sys.modules:
-                vars(one).update(vars(sys.modules[one._module]))
+            if one._module.startswith(("torch", "timm", "ssl_pipeline.pretext")):
+                vars(one).update(vars(importlib.import_module(one._module)))

@@ -1,8 +1,19 @@
 """dataset -> pretext labels and training pack. One file a task; to add one, import it here."""
 
+from ssl_pipeline.pretext.byol import BYOL as BYOL
+from ssl_pipeline.pretext.dino import DINO as DINO
 from ssl_pipeline.pretext.inpainting import Inpainting as Inpainting
+from ssl_pipeline.pretext.lejepa import LeJEPA as LeJEPA
 from ssl_pipeline.pretext.rotation import Rotation as Rotation
 from ssl_pipeline.pretext.simclr import SimCLR as SimCLR
 from ssl_pipeline.pretext.task import PretextTask as PretextTask
+from ssl_pipeline.pretext.vicreg import VICReg as VICReg
 
-TASKS = tuple(PretextTask.__subclasses__())
+
+def leaves(base: type[PretextTask]) -> list[type[PretextTask]]:
+    """Every task that a recipe can name: the classes that have a `task` of their own."""
+    below = [leaf for one in base.__subclasses__() for leaf in leaves(one)]
+    return [base, *below] if "task" in base.__annotations__ and base is not PretextTask else below
+
+
+TASKS = tuple(leaves(PretextTask))

@@ -23,7 +23,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     n, rank = len(z1), position()[0]
     with torch.autocast(z1.device.type, enabled=False):
         anchors = F.normalize(torch.cat([z1, z2]).float(), dim=1)  # [2n, dim]
-        views = gather(anchors)  # [world * 2n, dim]: a block of 2n a process
+        # [world * 2n, dim]: a block of 2n a process; a copy, as torch.compile wants no tensor twice
+        views = gather(anchors).clone()
         first = 2 * n * (rank if len(views) > len(anchors) else 0)
         itself = torch.arange(2 * n, device=anchors.device) + first
         return Contrast.apply(anchors, views, itself, itself.roll(n), temperature)

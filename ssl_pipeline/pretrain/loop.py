@@ -177,7 +177,8 @@ def validate(recipe: Recipe, objective: Objective, images: Images, autocast: Any
     parts = [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
     parts = parts[group.rank % turns :: turns]
     scalars, embeddings = [], []
-    for part, batch in zip(parts, images.batches(parts), strict=True):
+    for i, (part, batch) in enumerate(zip(parts, images.batches(parts), strict=True)):
+        torch.manual_seed(seed + group.rank % turns + i * turns)  # what a loss draws must not move its curve either
         with autocast():
             out = objective(batch, chosen_labels(labels, part))
         embeddings.append(out.pop("embedding").float().cpu())

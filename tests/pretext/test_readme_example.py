@@ -17,7 +17,7 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("ssl_pipeline.pretext.flip", sys.argv[1])
 module = importlib.util.module_from_spec(spec); sys.modules[spec.name] = module
 spec.loader.exec_module(module)
-pretext.TASKS = tuple(pretext.PretextTask.__subclasses__())  # what its line of registration does at import
+pretext.TASKS = tuple(pretext.leaves(pretext.PretextTask))  # what its line of registration does at import
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.pretext.labels import sheet, write_table

@@ -1,0 +1,69 @@
+"""What methods that compare embeddings of several views of an image share: the views, their table and their picture."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ssl_pipeline.part import late
+from ssl_pipeline.pretext.task import Labels, PretextTask
+from ssl_pipeline.pretext.views import Views
+
+torch = late("torch")
+pd = late("pandas")
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from torch import Generator, Tensor, nn
+
+    from ssl_pipeline.recipe import Encoder
+
+
+class JointEmbedding(PretextTask):
+    """Base of tasks on `views_per_image` views of one kind."""
+
+    views: Views = Views()
+    views_per_image: ClassVar[int] = 2
+    encoder_passes: ClassVar[int] = 2
+
+    def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
+        """Parameters of the views of an image, `[count, views, ...]`."""
+        return self.views.draw((count, self.views_per_image), generator)
+
+    def render(self, images: Tensor, labels: Labels) -> Tensor:
+        """`[batch, channels, side, side]` -> `[views * batch, ...]`: all first views, then all second ones, and so on."""
+        order = range(labels["affine"].shape[1])
+        return torch.cat([self.views.render(images, {k: v[:, i] for k, v in labels.items()}) for i in order])
+
+    def table(self, labels: Labels) -> DataFrame:
+        columns: dict[str, Any] = {}
+        for view in range(labels["affine"].shape[1]):
+            columns[f"view{view}_affine"] = list(labels["affine"][:, view].flatten(1).numpy())
+            columns[f"view{view}_color"] = list(labels["color"][:, view].numpy())
+            columns[f"view{view}_blur"] = labels["blur"][:, view].numpy()
+        return pd.DataFrame(columns)
+
+    def picture(self, images: Tensor, labels: Labels) -> Tensor:
+        views = self.render(images, labels).unflatten(0, (-1, len(images))).transpose(0, 1)
+        return torch.cat([images[:, None], views], dim=1)
+
+    def columns(self) -> list[str]:
+        return ["image", *(f"view {i + 1}" for i in range(self.views_per_image))]
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, batch norm and ReLU between them."""
+    nn, layers = torch.nn, []
+    for before, after in pairwise(widths[:-1]):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def follow(teacher: nn.Module, student: list[nn.Module], momentum: float, progress: float) -> None:
+    """Moves a teacher's weights towards the student's: an exponential moving average in fp32 whose momentum rises to 1 along
+    half a cosine over the run (Grill et al. 2020, section 3.3). The teacher's batch norms keep statistics of their own."""
+    momentum = 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
+    weights = [weight for module in student for weight in module.parameters()]
+    with torch.no_grad():
+        torch._foreach_lerp_(list(teacher.parameters()), weights, 1 - momentum)
