@@ -147,18 +147,33 @@ def test_dino_leaves_a_vision_transformer_as_it_is_at_its_own_size(make_recipe, 
         make_recipe("dino", {"local_size": 10}, encoder=vit_settings)
 
 
-@pytest.mark.parametrize("task", METHODS)
-@pytest.mark.parametrize("network", ["resnet", "vit"])
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [
+        pytest.param(network, task, marks=[pytest.mark.slow] if (network, task) == ("vit", "dino") else [])
+        for network in ("resnet", "vit")
+        for task in METHODS
+    ],
+)
 def test_trains_and_draws_its_picture(task, network, make_recipe, digits_pack, vit_settings, tmp_path):
     parts = {"encoder": vit_settings} if network == "vit" else {}
     mild = {"views": {"min_scale": 0.7, "flip": False, "color": 0.2, "blur": False}}
-    recipe = make_recipe(task, mild, pretrain={"epochs": 3, "learning_rate": 2e-3, "batch_size": 60}, **parts)
+    few_steps = {
+        "local_views": {**mild["views"], "min_scale": 0.3, "max_scale": 0.6},
+        "momentum": 0.98,
+        "prototypes": 128,
+    }
+    epochs, settings = (8, mild | few_steps) if task == "dino" else (3, mild)
+    pretraining = {"epochs": epochs, "learning_rate": 3e-3, "batch_size": 60}
+    recipe = make_recipe(task, settings, pretrain=pretraining, **parts)
     rows = []
     _, summary = pretrain(recipe, digits_pack, tmp_path, rows.append)
     losses = [row["loss"] for row in rows if "loss" in row]
-    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+    # DINO's first targets are nearly uniform and its last ones sharp, so its loss is compared with the collapsed one
+    start = recipe.pretext.collapse_loss(60) - 0.05 if task == "dino" else losses[0]
+    assert losses[-1] < start and np.isfinite(losses).all()
     assert summary["effective_rank"] > 1.5
-    assert summary["encoder_passes"] == 3 * 1200 * {"vicreg": 2, "byol": 4, "dino": 5, "lejepa": 2}[task]
+    assert summary["encoder_passes"] == epochs * 1200 * {"vicreg": 2, "byol": 4, "dino": 5, "lejepa": 2}[task]
     images, labels = batch_of(recipe, digits_pack, 5)
     picture = recipe.pretext.picture(images.float() / 255, labels)
     assert picture.shape[:2] == (5, len(recipe.pretext.columns())) and picture.min() >= 0 and picture.max() <= 1
