@@ -2,4 +2,5 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin between steps take cores from loader workers
+# all cores to whoever's turn it is (a training process by itself takes half of them)
+os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))

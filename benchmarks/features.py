@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +21,17 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_tensor
 
-from benchmarks.pretrain import pack_photos, write_photos
-from benchmarks.race import race, repeat, report
+from benchmarks.race import Turn, race, repeat, report
+from benchmarks.simclr import pack_photos, write_photos
 from ssl_pipeline.encoders.encoder import Encoder, build
 from ssl_pipeline.features.extract import BATCH, embed
-from ssl_pipeline.pretrain.compute import fast_forward
+from ssl_pipeline.pretrain.compute import fast_forward, pick_device
 from ssl_pipeline.recipe import Encoder as Settings
 from ssl_pipeline.recipe import Pretrain
 
 SIDE, COUNT, EXTRACTIONS = 96, 2048, 10
+SETTINGS = Settings(backbone="resnet18", image_size=SIDE, stem="default")
+Extract = Callable[[], np.ndarray]
 
 
 class Photos(Dataset[torch.Tensor]):
@@ -46,32 +50,10 @@ def main(as_json: bool) -> None:
         folder = Path(name)
         write_photos(folder / "photos", SIDE, COUNT)
         decoding = pack_photos(folder, SIDE)
-        torch.manual_seed(0)
-        encoder = build(Settings(backbone="resnet18", image_size=SIDE, stem="default"), 3).eval()
-        stored = np.load(folder / "train.npy", mmap_mode="r")
-        loader = DataLoader(Photos(folder / "photos"), BATCH, num_workers=2, persistent_workers=True)
-        plain = build(Settings(backbone="resnet18", image_size=SIDE, stem="default"), 3).eval()
-        plain.load_state_dict(encoder.state_dict())
-        session = onnx_session(plain)
-
-        def loop() -> np.ndarray:
-            with torch.no_grad():
-                return torch.cat([plain(batch) for batch in loader]).numpy()
-
-        def runtime() -> np.ndarray:
-            parts = (stored[i : i + BATCH].astype(np.float32) / 255 for i in range(0, COUNT, BATCH))
-            return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
-
-        settings = Pretrain(compile=True)  # what `auto` decides from some 80,000 images on
-        forward = fast_forward(encoder, settings, COUNT, BATCH)
-        contenders = {
-            "ours": lambda: embed(encoder, stored, settings, forward),
-            "DataLoader loop": loop,
-            "ONNX Runtime, from memory": runtime,
-        }
-        exact, fast = torch.from_numpy(loop()), torch.from_numpy(contenders["ours"]())
+        contenders = {"ours": ours, "DataLoader loop": loop, "ONNX Runtime, from memory": runtime}
+        rates = race({peer: partial(timed, make, folder) for peer, make in contenders.items()}, rounds=5, seconds=2)
+        exact, fast = (torch.from_numpy(make(folder)()) for make in (loop, ours))
         cosine = float(torch.nn.functional.cosine_similarity(exact, fast).min())
-        rates = race({name: repeat(work, COUNT) for name, work in contenders.items()}, rounds=5, seconds=1)
     mine = 1 / (1 / rates["ours"] + decoding / EXTRACTIONS)
     rows = [
         {
@@ -83,13 +65,48 @@ def main(as_json: bool) -> None:
     report("Embeddings, images a second", rows, as_json)
 
 
-def onnx_session(encoder: Encoder) -> onnxruntime.InferenceSession:
+def timed(make: Callable[[Path], Extract], folder: Path) -> Turn:
+    return repeat(make(folder), COUNT)
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    return build(SETTINGS, 3).eval()
+
+
+def ours(folder: Path) -> Extract:
+    settings = Pretrain(compile=True)  # what `auto` decides from some 80,000 images on
+    model = encoder().to(pick_device(settings.device))
+    stored = np.load(folder / "train.npy", mmap_mode="r")
+    forward = fast_forward(model, settings, COUNT, BATCH)
+    return lambda: embed(model, stored, settings, forward)
+
+
+def loop(folder: Path) -> Extract:
+    model = encoder()
+    loader = DataLoader(Photos(folder / "photos"), BATCH, num_workers=2, persistent_workers=True)
+
+    def extract() -> np.ndarray:
+        with torch.no_grad():
+            return torch.cat([model(batch) for batch in loader]).numpy()
+
+    return extract
+
+
+def runtime(folder: Path) -> Extract:
     file = io.BytesIO()
     example = torch.zeros(2, 3, SIDE, SIDE)
     torch.onnx.export(
-        encoder, (example,), file, input_names=["images"], dynamic_axes={"images": {0: "batch"}}, dynamo=False
+        encoder(), (example,), file, input_names=["images"], dynamic_axes={"images": {0: "batch"}}, dynamo=False
     )
-    return onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    stored = np.load(folder / "train.npy", mmap_mode="r")
+
+    def extract() -> np.ndarray:
+        parts = (stored[i : i + BATCH].astype(np.float32) / 255 for i in range(0, COUNT, BATCH))
+        return np.concatenate([session.run(None, {"images": part})[0] for part in parts])
+
+    return extract
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.race import race, repeat, report
+from benchmarks.race import Turn, race, repeat, report
 
 DIM, TEMPERATURE = 128, 0.2
 SIZES = (256, 1024, 4096)
@@ -70,7 +71,7 @@ def main(as_json: bool) -> None:
         pairs = pair(n)
         values = {name: float(loss(*pairs).detach()) for name, loss in made.items()}
         assert max(values.values()) - min(values.values()) < 1e-4, values
-        rates = race({name: repeat(lambda f=loss: step(f, *pairs), 1) for name, loss in made.items()}, 5, 2.0)
+        rates = race({name: partial(timed, name, n) for name in made}, rounds=5, seconds=2)
         memory = {name: peak(name, n) if name in made else needs[name] / 2**20 for name in CONTENDERS}
         rows += [
             {
@@ -86,6 +87,11 @@ def main(as_json: bool) -> None:
 def pair(n: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     return torch.randn(n, DIM, requires_grad=True), torch.randn(n, DIM, requires_grad=True)
+
+
+def timed(name: str, n: int) -> Turn:
+    loss, pairs = CONTENDERS[name](), pair(n)
+    return repeat(lambda: step(loss, *pairs), 1)
 
 
 def step(loss: Loss, z1: Tensor, z2: Tensor) -> None:

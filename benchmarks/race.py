@@ -1,8 +1,10 @@
-"""How contenders are timed and how the result is printed: in one process, taking turns, so that a busy minute hits all."""
+"""How contenders are timed and how the result is printed: taking turns, so that a busy minute hits all, each in a process of
+its own, so that none profits or suffers from another's settings."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import sys
@@ -17,18 +19,42 @@ from rich.table import Table
 
 Turn = Callable[[float], tuple[float, float]]
 """Works for about so many seconds; returns the units of work done and the seconds they took."""
+Make = Callable[[], Turn]
+"""Sets a contender up, in its own process: something that can be pickled, such as a `partial`."""
 
 
-def race(contenders: dict[str, Turn], rounds: int, seconds: float) -> dict[str, float]:
+def race(contenders: dict[str, Make], rounds: int, seconds: float) -> dict[str, float]:
     """Units a second of each: the median over rounds in which all take a turn. One more round before it is not counted."""
+    spawn = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name, make in contenders.items():
+        pipes[name], end = spawn.Pipe()
+        spawn.Process(target=serve, args=(end, make)).start()
+        end.close()  # a contender that dies is then heard of
     rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for i in range(rounds + 1):
-        for name, turn in contenders.items():
-            done, took = turn(seconds)
-            if i:
-                rates[name].append(done / took)
-        print(f"round {i} of {rounds}", file=sys.stderr, flush=True)
+    try:
+        for i in range(rounds + 1):
+            for name, pipe in pipes.items():
+                pipe.send(seconds)
+                done, took = pipe.recv()
+                if i:
+                    rates[name].append(done / took)
+            print(f"round {i} of {rounds}", file=sys.stderr, flush=True)
+    finally:
+        for pipe in pipes.values():
+            pipe.close()
     return {name: median(values) for name, values in rates.items()}
+
+
+def serve(pipe: Any, make: Make) -> None:
+    """Takes turns as they are asked for, until the other end closes."""
+    turn = make()
+    try:
+        while True:
+            pipe.send(turn(pipe.recv()))
+    except EOFError:
+        sys.stdout.flush()
+        os._exit(0)  # a training thread stands in the middle of its loop; loader workers end with their parent
 
 
 def repeat(step: Callable[[], Any], units: float) -> Turn:
@@ -50,8 +76,11 @@ def machine() -> str:
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    native = [f for f in ("amx_bf16", "avx512_bf16") if any(line.startswith("flags") and f in line for line in lines)]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {len(os.sched_getaffinity(0))} cores{gpu}, torch {torch.__version__}"
+    return ", ".join(
+        [name, f"{len(os.sched_getaffinity(0))} cores", *native[:1], f"torch {torch.__version__}"]
+    ) + gpu
 
 
 def report(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:

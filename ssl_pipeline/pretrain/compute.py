@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -91,7 +93,24 @@ def compile_step(model: nn.Module) -> nn.Module:
 
 
 def pick_device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """auto is CUDA where there is one. Ready for heavy work, if it is the CPU."""
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Lets this process reuse large blocks that it frees. glibc gives them back to the kernel, which then zeroes fresh pages
+    for every activation of every step: an eighth of a step at 96 pixels, a quarter at 32. A GPU's allocator keeps its own."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library than glibc
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def precision_name(settings: Pretrain, device: torch.device) -> str:

@@ -33,6 +33,9 @@ from ssl_pipeline.recipe import Pretrain, Recipe
 
 Row = dict[str, float]
 
+CHECKPOINT_REST = 100
+"""Times what a checkpoint takes: the pause before the next one. They cost a hundredth of the run at most."""
+
 
 class Interrupted(Exception):
     """Asked to stop; a checkpoint was written."""
@@ -83,7 +86,7 @@ def pretrain(
         )
 
     alarm, clock, losses, final = Alarm(), Clock(), [], {}
-    started, last_checkpoint = time.monotonic() - seconds, time.monotonic()
+    started, last_checkpoint, rest = time.monotonic() - seconds, time.monotonic(), settings.checkpoint_seconds
     while step < total:
         epoch, start = divmod(step, steps_per_epoch)
         order = torch.randperm(len(train), generator=generator(settings.seed, "order", epoch))
@@ -126,13 +129,15 @@ def pretrain(
                 alarm.check(row)
                 log(row)
             if logged or group.world == 1:
-                due = time.monotonic() - last_checkpoint > settings.checkpoint_seconds
+                due = time.monotonic() - last_checkpoint > rest
                 stop, due = group.agree(stop_requested(), due)
                 if stop or due:
+                    began = time.monotonic()
                     state = checkpoint.state_of(objective, optimizer) | {"seconds": time.monotonic() - started}
                     if group.rank == 0:
                         checkpoint.save(checkpoints, step, state)
                     last_checkpoint = time.monotonic()
+                    rest = max(rest, rest and CHECKPOINT_REST * (last_checkpoint - began))
                 if stop:
                     group.agree(True)  # torchrun ends all processes when the first one leaves: not before it is saved
                     raise Interrupted(f"stopped at step {step} of {total}")
