@@ -78,9 +78,7 @@ def machine() -> str:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     native = [f for f in ("amx_bf16", "avx512_bf16") if any(line.startswith("flags") and f in line for line in lines)]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return ", ".join(
-        [name, f"{len(os.sched_getaffinity(0))} cores", *native[:1], f"torch {torch.__version__}"]
-    ) + gpu
+    return ", ".join([name, f"{len(os.sched_getaffinity(0))} cores", *native[:1], f"torch {torch.__version__}"]) + gpu
 
 
 def report(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:

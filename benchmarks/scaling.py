@@ -26,7 +26,7 @@ from ssl_pipeline.pretext import gather
 from ssl_pipeline.pretext.labels import draw
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.pretrain import launch
-from ssl_pipeline.pretrain.compute import Objective
+from ssl_pipeline.pretrain.compute import Objective, render
 from ssl_pipeline.pretrain.distributed import Group, replicate, spread
 from ssl_pipeline.recipe import Recipe
 
@@ -129,7 +129,8 @@ def count(name: str) -> None:
     gather.dist.all_gather_into_tensor, gather.dist.reduce_scatter_tensor = counted(whole, 1), counted(scatter, 1)
     n, side = recipe.pretrain.batch_size // 2, recipe.encoder.image_size
     labels = draw(recipe.pretext, recipe.encoder, n, 0, "train", 0)
-    replica(torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8), labels)["loss"].backward()
+    noise = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
+    replica(render(recipe.pretext, noise, labels), labels)["loss"].backward()
     if group.rank == 0:
         print(json.dumps(said), flush=True)
     group.leave()

@@ -62,6 +62,7 @@ def pack_photos(folder: Path, side: int) -> float:
 
 def ours(recipe: Recipe, folder: Path) -> Turn:
     """The loop itself, in a thread that stands still between its turns, held in the callback that takes its curves."""
+    pick_device(recipe.pretrain.device)  # before there are threads
     may_run, stands = threading.Event(), threading.Event()
     work: list[tuple[float, float]] = []
     until, resumed, last_step = [0.0], [0.0], [0]

@@ -41,7 +41,7 @@ pictures = late("ssl_pipeline.report.pictures")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", "classification", "registered_model")
-LOOP_VERSION = "3"
+LOOP_VERSION = "4"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""

@@ -43,8 +43,7 @@ class BYOL(JointEmbedding):
         predictor = mlp(self.projection_dim, self.hidden_dim, self.projection_dim)
         return torch.nn.ModuleDict({"projector": projector, "predictor": predictor, "teacher": teacher})
 
-    def step(self, encoder: EncoderModule, head: Any, images: Tensor, labels: Labels) -> dict[str, Any]:
-        views = self.render(images, labels)
+    def step(self, encoder: EncoderModule, head: Any, views: Tensor, labels: Labels) -> dict[str, Any]:
         embedding = encoder(views)
         predicted = head["predictor"](head["projector"](embedding))
         with torch.no_grad():

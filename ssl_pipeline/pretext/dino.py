@@ -74,15 +74,11 @@ class DINO(JointEmbedding):
         small = self.local_views.draw((count, self.locals_per_image), generator)
         return large | {f"local_{name}": value for name, value in small.items()}
 
-    def render(self, images: Tensor, labels: Labels) -> Tensor:
-        return super().render(images, {k: v for k, v in labels.items() if not k.startswith("local_")})
-
-    def render_local(self, images: Tensor, labels: Labels) -> Tensor:
-        """`[locals * batch, channels, local_side, local_side]`: all first small views, and so on."""
+    def render(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+        """The large views `[2 * batch, ...]` and the small ones `[locals * batch, channels, local_side, local_side]`."""
         drawn = {k.removeprefix("local_"): v for k, v in labels.items() if k.startswith("local_")}
-        side = self.local_side(images.shape[-1])
-        each = [{k: v[:, i] for k, v in drawn.items()} for i in range(self.locals_per_image)]
-        return torch.cat([self.local_views.render(images, one, side) for one in each])
+        large = super().render(images, {k: v for k, v in labels.items() if k in drawn})
+        return large, self.local_views.render(images, drawn, self.local_side(images.shape[-1]))
 
     def build_head(self, encoder: EncoderModule) -> nn.Module:
         nn = torch.nn
@@ -96,13 +92,12 @@ class DINO(JointEmbedding):
         head.register_buffer("center", torch.zeros(self.prototypes))
         return head
 
-    def step(self, encoder: EncoderModule, head: Any, images: Tensor, labels: Labels) -> dict[str, Any]:
-        large = self.render(images, labels)
+    def step(self, encoder: EncoderModule, head: Any, views: tuple[Tensor, Tensor], labels: Labels) -> dict[str, Any]:
+        large, small = views
         embedding = encoder(large)
         students = [*scores(head.projector, head.prototypes, embedding).chunk(2)]
         if self.locals_per_image:
-            small = scores(head.projector, head.prototypes, encoder(self.render_local(images, labels)))
-            students += small.chunk(self.locals_per_image)
+            students += scores(head.projector, head.prototypes, encoder(small)).chunk(self.locals_per_image)
         with torch.no_grad():
             teacher, projector, prototypes = head.teacher
             targets = scores(projector, prototypes, teacher(large))
@@ -119,11 +114,9 @@ class DINO(JointEmbedding):
         follow(head.teacher, [encoder, head.projector, head.prototypes], self.momentum, progress)
 
     def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        large = super().picture(images, labels)
-        if not self.locals_per_image:
-            return large
-        small = F.interpolate(self.render_local(images, labels), images.shape[-2:])
-        return torch.cat([large, small.unflatten(0, (-1, len(images))).transpose(0, 1)], dim=1)
+        large, small = self.render(images, labels)
+        views = torch.cat([images, large, F.interpolate(small, images.shape[-2:])])
+        return views.unflatten(0, (-1, len(images))).transpose(0, 1)
 
     def columns(self) -> list[str]:
         return [*super().columns(), *(f"small view {i + 1}" for i in range(self.locals_per_image))]

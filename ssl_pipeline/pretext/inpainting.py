@@ -95,8 +95,12 @@ class Inpainting(PretextTask):
             nn.PixelShuffle(upscale),
         )
 
-    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
-        views, hidden = self.views.render(images, labels), labels["hidden"]
+    def render(self, images: Tensor, labels: Labels) -> Tensor:
+        """`[batch, channels, side, side]`, nothing hidden yet."""
+        return self.views.render(images, labels)
+
+    def step(self, encoder: EncoderModule, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
+        hidden = labels["hidden"]
         predict = self.predict_mae if isinstance(encoder.backbone, timm_vit.VisionTransformer) else self.predict_cnn
         prediction, embedding = predict(encoder, head, views, hidden)
         target = self.patchify(encoder.normalize(views), hidden).float()  # [batch, patches, pixels]
@@ -155,7 +159,7 @@ class Inpainting(PretextTask):
         return head.predict(head.norm(head.blocks(canvas))), encoder.pool(encoded)
 
     def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        views = self.views.render(images, labels)
+        views = self.render(images, labels)
         return torch.stack([images, views, self.paint(views, labels["hidden"], 0.5)], dim=1)
 
     def columns(self) -> list[str]:

@@ -33,8 +33,7 @@ class JointEmbedding(PretextTask):
 
     def render(self, images: Tensor, labels: Labels) -> Tensor:
         """`[batch, channels, side, side]` -> `[views * batch, ...]`: all first views, then all second ones, and so on."""
-        order = range(labels["affine"].shape[1])
-        return torch.cat([self.views.render(images, {k: v[:, i] for k, v in labels.items()}) for i in order])
+        return self.views.render(images, labels)
 
     def table(self, labels: Labels) -> DataFrame:
         columns: dict[str, Any] = {}

@@ -42,9 +42,9 @@ class LeJEPA(JointEmbedding):
     def build_head(self, encoder: EncoderModule) -> nn.Module:
         return mlp(encoder.dim, self.hidden_dim, self.projection_dim)
 
-    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
-        embedding = encoder(self.render(images, labels))
-        with torch.autocast(images.device.type, enabled=False):
+    def step(self, encoder: EncoderModule, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
+        embedding = encoder(views)
+        with torch.autocast(views.device.type, enabled=False):
             z = head(embedding.float()).unflatten(0, (self.views_per_image, -1))  # [views, batch, dim]
             agreement = (z - z.mean(0)).square().mean()
             # the loop seeds by step: every process draws the same directions

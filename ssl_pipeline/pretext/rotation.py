@@ -46,9 +46,8 @@ class Rotation(PretextTask):
     def build_head(self, encoder: EncoderModule) -> nn.Module:
         return torch.nn.Linear(encoder.dim, 4)
 
-    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
-        rotated = self.rotate(images, labels).flatten(0, 1)  # [4 * batch, channels, side, side]
-        embedding = encoder(rotated)
+    def step(self, encoder: EncoderModule, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
+        embedding = encoder(views.flatten(0, 1))  # [4 * batch, dim]
         logits, target = head(embedding).float(), labels["quarter_turns"].flatten()
         return {
             "loss": F.cross_entropy(logits, target),
@@ -56,13 +55,13 @@ class Rotation(PretextTask):
             "embedding": embedding,
         }
 
-    def rotate(self, images: Tensor, labels: Labels) -> Tensor:
+    def render(self, images: Tensor, labels: Labels) -> Tensor:
         """`[batch, channels, side, side]` -> `[batch, 4, channels, side, side]`, counter-clockwise."""
         views = self.views.render(images, labels)
         return torch.stack([torch.rot90(views, turns, dims=(2, 3)) for turns in range(4)], dim=1)
 
     def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        return torch.cat([images[:, None], self.rotate(images, labels)], dim=1)
+        return torch.cat([images[:, None], self.render(images, labels)], dim=1)
 
     def columns(self) -> list[str]:
         return ["image", "0", "90", "180", "270 degrees"]

@@ -34,8 +34,8 @@ class SimCLR(JointEmbedding):
         """The projection: a hidden layer as wide as the embedding (section 4.2), normalised as in the authors' code."""
         return mlp(encoder.dim, encoder.dim, self.projection_dim)
 
-    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
-        embedding = encoder(self.render(images, labels))  # [2 * batch, dim]: all first views, all second
+    def step(self, encoder: EncoderModule, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
+        embedding = encoder(views)  # [2 * batch, dim]: all first views, all second
         z1, z2 = head(embedding).chunk(2)
         return {"loss": contrast.nt_xent(z1, z2, self.temperature), "embedding": embedding}
 

@@ -43,9 +43,14 @@ class PretextTask(Part):
         """What is trained on top of the encoder and thrown away afterwards."""
         raise NotImplementedError
 
-    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
-        """One batch: `images [batch, channels, side, side]` in 0..1 -> `loss` (scalar), `embedding [n, dim]` for the
-        collapse diagnostics, and any further scalars worth a curve."""
+    def render(self, images: Tensor, labels: Labels) -> Any:
+        """What the encoder is shown, without gradients: `images [batch, channels, side, side]` in 0..1 and their labels ->
+        whatever `step` takes as views."""
+        return images
+
+    def step(self, encoder: EncoderModule, head: nn.Module, views: Any, labels: Labels) -> dict[str, Any]:
+        """One batch: what `render` returned and the labels -> `loss` (scalar), `embedding [n, dim]` for the collapse
+        diagnostics, and any further scalars worth a curve."""
         raise NotImplementedError
 
     def after_step(self, encoder: EncoderModule, head: nn.Module, progress: float) -> None:

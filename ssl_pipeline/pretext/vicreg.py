@@ -38,9 +38,9 @@ class VICReg(JointEmbedding):
     def build_head(self, encoder: EncoderModule) -> nn.Module:
         return mlp(encoder.dim, self.expander_dim, self.expander_dim, self.expander_dim)
 
-    def step(self, encoder: EncoderModule, head: nn.Module, images: Tensor, labels: Labels) -> dict[str, Any]:
-        embedding = encoder(self.render(images, labels))
-        with torch.autocast(images.device.type, enabled=False):
+    def step(self, encoder: EncoderModule, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
+        embedding = encoder(views)
+        with torch.autocast(views.device.type, enabled=False):
             z1, z2 = (gathering.gather(z) for z in head(embedding.float()).chunk(2))
             invariance, variance, covariance = vicreg(z1, z2)
         loss = self.invariance * invariance + self.variance * variance + self.covariance * covariance

@@ -93,13 +93,16 @@ class Views(Part):
 
     def render(self, images: Tensor, parameters: dict[str, Tensor], side: int | None = None) -> Tensor:
         """images `[n, channels, height, width]` in 0..1, parameters `[n, ...]` -> `[n, channels, side, side]` in 0..1, as
-        large as the image unless `side` is given. In bf16 under bf16 autocast, where everything after it is, else fp32."""
+        large as the image unless `side` is given. Parameters `[n, k, ...]` give `[k * n, ...]`: all first views, then all
+        second ones. In bf16 under bf16 autocast, where everything after it is, else fp32."""
         device, side = images.device.type, side or images.shape[-1]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        if parameters["affine"].ndim == 4:
+            parameters = {name: value.transpose(0, 1).flatten(0, 1) for name, value in parameters.items()}
         affine = parameters["affine"]
         with torch.autocast(device, enabled=False):
             if self.rotate_degrees > 0:
-                images = rotate(images.float(), affine, side)
+                images = rotate(images.float().repeat(len(affine) // len(images), 1, 1, 1), affine, side)
                 affine = torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
             blurred = self.blur or (self.blur is None and side >= 64)
             sigma = parameters["blur"] * side if blurred else None
@@ -115,14 +118,17 @@ class Views(Part):
 
 
 def resample(images: Tensor, affine: Tensor, sigma: Tensor | None, side: int) -> tuple[Tensor, Tensor]:
-    """images `[n, channels, height, width]`, affine without rotation `[n, 2, 3]`, blur's sigma in output pixels `[n]` ->
-    `[n, channels, side, side]` laid out channels last, and its mean colour `[n, channels]` in fp32."""
-    n, channels, height, width = images.shape
-    across = weights(affine[:, 0, 0], affine[:, 0, 2], sigma, side, width, images.dtype)  # [n, side, width]
+    """images `[n, channels, height, width]`, affine without rotation `[k * n, 2, 3]`, blur's sigma in output pixels `[k * n]`
+    -> `[k * n, channels, side, side]` laid out channels last, and its mean colour `[k * n, channels]` in fp32."""
+    (n, channels, height, width), k = images.shape, len(affine) // len(images)
+    across = weights(affine[:, 0, 0], affine[:, 0, 2], sigma, side, width, images.dtype)  # [k * n, side, width]
     down = weights(affine[:, 1, 1], affine[:, 1, 2], sigma, side, height, images.dtype)
-    narrow = torch.bmm(images.reshape(n, channels * height, width), across.transpose(1, 2))
-    narrow = narrow.view(n, channels, height, side).permute(0, 2, 3, 1).reshape(n, height, side * channels)
-    views = torch.bmm(down, narrow).view(n, side, side, channels)
+    across = (
+        across.view(k, n, side, width).permute(1, 3, 0, 2).reshape(n, width, k * side)
+    )  # a row is read once for k views
+    narrow = torch.bmm(images.reshape(n, channels * height, width), across)
+    narrow = narrow.view(n, channels, height, k, side).permute(3, 0, 2, 4, 1).reshape(k * n, height, side * channels)
+    views = torch.bmm(down, narrow).view(k * n, side, side, channels)
     return views.permute(0, 3, 1, 2), views.mean((1, 2), dtype=torch.float32)
 
 

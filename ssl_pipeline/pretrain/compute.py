@@ -28,18 +28,25 @@ SMALL_ON_CPU = 64
 """Pixels from which a CPU spends its time in convolutions that compilation does not change (at 96 it lost a tenth)."""
 
 
+@torch.no_grad()
+def render(task: PretextTask, images: Tensor, labels: Labels) -> Any:
+    """uint8 `[batch, channels, side, side]` and their labels -> what the task shows its encoder, in the autocast's precision.
+
+    Compiled by itself: in one graph with the step, parts of it were computed again in the backward pass."""
+    kind = images.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    return task.render(images.to(dtype) / 255, labels)
+
+
 class Objective(nn.Module):
-    """All that one step differentiates, as one module: views, encoder, head and loss."""
+    """All that one step differentiates, as one module: encoder, head and loss."""
 
     def __init__(self, task: PretextTask, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.task, self.encoder, self.head = task, encoder, head
 
-    def forward(self, images: Tensor, labels: Labels) -> dict[str, Any]:
-        """uint8 `[batch, channels, side, side]` and their labels -> what the task's step returns."""
-        kind = images.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        return self.task.step(self.encoder, self.head, images.to(dtype) / 255, labels)
+    def forward(self, views: Any, labels: Labels) -> dict[str, Any]:
+        return self.task.step(self.encoder, self.head, views, labels)
 
 
 def worth_compiling(settings: Pretrain, task: PretextTask, encoder: Encoder, images: int, device: torch.device) -> bool:
@@ -84,12 +91,12 @@ def fast_forward(encoder: Encoder, settings: Pretrain, images: int, batch_size: 
     return lambda batch: (compiled if len(batch) == batch_size and batch.dtype == torch.uint8 else plain)(batch)
 
 
-def compile_step(model: nn.Module) -> nn.Module:
-    """The module compiled for one shape of batch; what cannot be compiled runs as it is, with a line in the log."""
+def compile_step(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A module or function compiled for one shape of batch; what cannot be compiled runs as it is, with a line in the log."""
     torch._dynamo.config.suppress_errors = True
     torch._inductor.config.fallback_random = True  # the same random numbers as without compilation
     late.settle()
-    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
+    return torch.compile(part, dynamic=False)
 
 
 def pick_device(name: str) -> torch.device:
@@ -100,6 +107,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seeds what a step draws from: torch.manual_seed without its round through every kind of device, a hundredth of a
+    small step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @cache
 def keep_freed_memory() -> None:
     """Lets this process reuse large blocks that it frees. glibc gives them back to the kernel, which then zeroes fresh pages
@@ -108,7 +123,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library than glibc
         return
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
+    mallopt(arena_max, 1)  # the arenas of further threads would give memory back all the same
     mallopt(mmap_threshold, 2**30)
     mallopt(trim_threshold, 2**31 - 1)
 

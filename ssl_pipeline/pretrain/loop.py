@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,15 @@ from ssl_pipeline.pretext.labels import VALIDATION, draw, generator
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.pretext.task import Labels
 from ssl_pipeline.pretrain import checkpoint
-from ssl_pipeline.pretrain.compute import Objective, compile_step, mixed_precision, precision_name, worth_compiling
+from ssl_pipeline.pretrain.compute import (
+    Objective,
+    compile_step,
+    mixed_precision,
+    precision_name,
+    render,
+    seed_device,
+    worth_compiling,
+)
 from ssl_pipeline.pretrain.data import Images
 from ssl_pipeline.pretrain.diagnostics import Alarm, Clock, describe, effective_rank, embedding_std
 from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spread
@@ -79,7 +88,8 @@ def pretrain(
     )
     step, seconds = checkpoint.restore(checkpoints, objective, optimizer)
     replica = replicate(objective, group, settings)
-    model = compile_step(replica) if compiled else replica
+    look: Callable[[Tensor, Labels], Any] = partial(render, task)
+    look, model = (compile_step(look), compile_step(replica)) if compiled else (look, replica)
     if group.rank == 0:
         print(
             f"{len(train)} images {train.tier} on {device}, {group.world} processes, compiled: {compiled}", flush=True
@@ -99,13 +109,14 @@ def pretrain(
         for pieces in parts:
             for weights in optimizer.param_groups:
                 weights["lr"] = settings.learning_rate * schedule(step, warmup, total)
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout and the like: no state to keep
+            seed_device(device, settings.seed * 1_000_003 + step)  # dropout and the like: no state to keep
             loss = torch.zeros((), device=device)
             for i, part in enumerate(pieces):
                 with clock.waiting():
                     images = next(batches)
                 with autocast(), no_exchange(replica, until_last=i + 1 < len(pieces)):
-                    out = model(images, chosen_labels(labels, part))
+                    asked = chosen_labels(labels, part)
+                    out = model(look(images, asked), asked)
                     share = out["loss"] / len(pieces)
                     share.backward()
                 loss += share.detach()
@@ -183,9 +194,12 @@ def validate(recipe: Recipe, objective: Objective, images: Images, autocast: Any
     parts = parts[group.rank % turns :: turns]
     scalars, embeddings = [], []
     for i, (part, batch) in enumerate(zip(parts, images.batches(parts), strict=True)):
-        torch.manual_seed(seed + group.rank % turns + i * turns)  # what a loss draws must not move its curve either
+        seed_device(
+            group.device, seed + group.rank % turns + i * turns
+        )  # what a loss draws must not move its curve either
         with autocast():
-            out = objective(batch, chosen_labels(labels, part))
+            asked = chosen_labels(labels, part)
+            out = objective(render(recipe.pretext, batch, asked), asked)
         embeddings.append(out.pop("embedding").float().cpu())
         scalars.append({name: float(value) for name, value in out.items()})
     gathered = group.collect((scalars, embeddings))[:turns]

@@ -38,8 +38,8 @@ def test_loss_is_the_mean_square_over_hidden_patches_alone(make_recipe, digits_p
     labels = draw(task, recipe.encoder, 6, 0, "train", 0)
     prediction = torch.randn(6, 16, 16)
     monkeypatch.setattr(type(task), "predict_cnn", lambda *_: (prediction, torch.zeros(6, 4)))
-    loss = task.step(encoder, torch.nn.Identity(), images, labels)["loss"]
-    views = task.views.render(images, labels)
+    views = task.render(images, labels)
+    loss = task.step(encoder, torch.nn.Identity(), views, labels)["loss"]
     target = task.patchify(encoder.normalize(views), labels["hidden"])
     errors = [
         ((prediction[i, p] - target[i, p]) ** 2).mean() for i in range(6) for p in range(16) if labels["hidden"][i, p]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ssl_pipeline.pretext.joint import follow
 from ssl_pipeline.pretext.labels import draw
 from ssl_pipeline.pretext.lejepa import sigreg
 from ssl_pipeline.pretext.vicreg import vicreg
-from ssl_pipeline.pretrain.compute import Objective
+from ssl_pipeline.pretrain.compute import Objective, render
 from ssl_pipeline.pretrain.loop import pretrain
 
 METHODS = ["vicreg", "byol", "dino", "lejepa"]
@@ -72,9 +73,9 @@ def test_byol_equals_lightly(make_recipe, digits_pack):
     recipe = make_recipe("byol")
     objective = objective_of(recipe)
     images, labels = batch_of(recipe, digits_pack)
-    ours = objective(images, labels)["loss"]
+    ours = objective(render(recipe.pretext, images, labels), labels)["loss"]
     twin = objective_of(recipe)
-    views = recipe.pretext.render(images.float() / 255, labels)
+    views = render(recipe.pretext, images, labels)
     p1, p2 = twin.head["predictor"](twin.head["projector"](twin.encoder(views))).chunk(2)
     t1, t2 = twin.head["teacher"](views).chunk(2)
     theirs = NegativeCosineSimilarity()
@@ -89,7 +90,7 @@ def test_dino_equals_lightly(make_recipe, digits_pack):
     real = task.__class__.step.__globals__["scores"]
     task.__class__.step.__globals__["scores"] = lambda *a: said.setdefault(len(said), real(*a))
     try:
-        ours = objective(images, labels)["loss"]
+        ours = objective(render(recipe.pretext, images, labels), labels)["loss"]
     finally:
         task.__class__.step.__globals__["scores"] = real
     large, small, teacher = said[0], said[1], said[2]
@@ -107,7 +108,7 @@ def test_a_teacher_follows_in_fp32_and_learns_nothing_itself(task, make_recipe, 
     teacher = objective.head["teacher"] if task == "byol" else objective.head.teacher
     images, labels = batch_of(recipe, digits_pack)
     with torch.autocast("cpu", torch.bfloat16):
-        objective(images, labels)["loss"].backward()
+        objective(render(recipe.pretext, images, labels), labels)["loss"].backward()
     assert all(weight.grad is None and weight.dtype == torch.float32 for weight in teacher.parameters())
     assert (
         sum(float(weight.grad.abs().sum()) for weight in objective.encoder.parameters() if weight.grad is not None) > 0
@@ -123,7 +124,7 @@ def test_a_teacher_follows_in_fp32_and_learns_nothing_itself(task, make_recipe, 
     state = {name: value.clone() for name, value in objective.state_dict().items()}
     objective.eval()
     with torch.no_grad():
-        objective(images, labels)
+        objective(render(recipe.pretext, images, labels), labels)
     assert all(torch.equal(value, state[name]) for name, value in objective.state_dict().items())
 
 
@@ -191,7 +192,9 @@ def test_a_step_compiles_in_one_piece(task, make_recipe, digits_pack):
     for compiled in (False, True):
         objective = objective_of(recipe)
         torch.manual_seed(0)
-        step = torch.compile(objective, fullgraph=True, dynamic=False) if compiled else objective
+        look, step = partial(render, recipe.pretext), objective
+        if compiled:
+            look, step = (torch.compile(part, fullgraph=True, dynamic=False) for part in (look, step))
         torch._inductor.config.fallback_random = True
-        losses.append(step(images, labels)["loss"].item())
+        losses.append(step(look(images, labels), labels)["loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -15,7 +15,7 @@ def test_all_four_rotations_of_an_image_with_their_labels(make_recipe, digits_pa
     recipe = make_recipe("rotation")
     images = torch.from_numpy(np.array(digits_pack.images("train")[:3])).float() / 255
     labels = draw(recipe.pretext, recipe.encoder, 3, 0, "train", 0)
-    rotated = recipe.pretext.rotate(images, labels)
+    rotated = recipe.pretext.render(images, labels)
     upright = rotated[:, 0]
     for turns in range(4):
         expected = np.rot90(upright.numpy(), turns, axes=(2, 3))
@@ -29,7 +29,8 @@ def test_an_ignorant_head_has_the_collapse_loss(make_recipe, digits_pack):
     head = recipe.pretext.build_head(encoder)
     torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
     images = torch.from_numpy(np.array(digits_pack.images("train")[:8])).float() / 255
-    out = recipe.pretext.step(encoder, head, images, draw(recipe.pretext, recipe.encoder, 8, 0, "train", 0))
+    labels = draw(recipe.pretext, recipe.encoder, 8, 0, "train", 0)
+    out = recipe.pretext.step(encoder, head, recipe.pretext.render(images, labels), labels)
     assert math.isclose(out["loss"].item(), recipe.pretext.collapse_loss(8), rel_tol=1e-5)
     assert out["embedding"].shape == (32, encoder.dim)
 
