@@ -74,7 +74,7 @@ class DINO(JointEmbedding):
         small = self.local_views.draw((count, self.locals_per_image), generator)
         return large | {f"local_{name}": value for name, value in small.items()}
 
-    def render(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    def render(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """The large views `[2 * batch, ...]` and the small ones `[locals * batch, channels, local_side, local_side]`."""
         drawn = {k.removeprefix("local_"): v for k, v in labels.items() if k.startswith("local_")}
         large = super().render(images, {k: v for k, v in labels.items() if k in drawn})

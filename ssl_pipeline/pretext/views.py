@@ -182,7 +182,7 @@ def recolor(images: Tensor, mean: Tensor, color: Tensor) -> Tensor:
         offset = lift * mean.mean(1)
         return images * gain.to(images.dtype).view(-1, 1, 1, 1) + offset.to(images.dtype).view(-1, 1, 1, 1)
     to_yiq, from_yiq = mean.new_tensor(TO_YIQ), mean.new_tensor(FROM_YIQ)
-    saturation, angle = gain * saturation * (1 - grey), 2 * math.pi * hue
+    saturation, angle = gain * saturation * (1 - grey), -2 * math.pi * hue  # red to yellow, as in HSV
     cos, sin, zero = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(hue)
     turn = torch.stack([gain, zero, zero, zero, cos, -sin, zero, sin, cos], -1).view(n, 3, 3)
     matrix = (from_yiq @ turn @ to_yiq).to(images.dtype)

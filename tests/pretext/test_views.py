@@ -90,7 +90,9 @@ def test_color_against_torchvision(photo):
     torch.testing.assert_close(ours(contrast=0.7), reference.adjust_contrast(photo, 0.7), atol=1e-3, rtol=0)
     torch.testing.assert_close(ours(saturation=0.3), reference.adjust_saturation(photo, 0.3), atol=5e-3, rtol=0)
     torch.testing.assert_close(ours(grey=1.0), reference.rgb_to_grayscale(photo, 3), atol=5e-3, rtol=0)
-    assert (ours(hue=0.05) - reference.adjust_hue(photo, 0.05)).abs().mean() < 0.05  # YIQ approximates HSV
+    for turn in (-0.1, -0.05, 0.05, 0.1):  # YIQ approximates HSV, and turns the same way
+        errors = [(ours(hue=hue) - reference.adjust_hue(photo, turn)).abs().mean() for hue in (turn, -turn)]
+        assert errors[0] < abs(turn) and errors[0] < 0.7 * errors[1]
     together = reference.adjust_saturation(reference.adjust_contrast(reference.adjust_brightness(photo, 0.8), 0.9), 0.7)
     torch.testing.assert_close(ours(brightness=0.8, contrast=0.9, saturation=0.7), together, atol=1e-2, rtol=0)
 
