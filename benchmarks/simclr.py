@@ -72,7 +72,7 @@ def ours(recipe: Recipe, folder: Path) -> Turn:
         if "loss" in row:
             work.append(((row["step"] - last_step[0]) * recipe.pretrain.batch_size, now - resumed[0]))
             last_step[0] = int(row["step"])
-        if now > until[0]:
+        if now > until[0] and work:
             may_run.clear()
             stands.set()
             may_run.wait()

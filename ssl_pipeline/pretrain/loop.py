@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,8 @@ def pretrain(
 
     alarm, clock, losses, final = Alarm(), Clock(), [], {}
     started, last_checkpoint, rest = time.monotonic() - seconds, time.monotonic(), settings.checkpoint_seconds
-    while step < total:
-        epoch, start = divmod(step, steps_per_epoch)
-        order = torch.randperm(len(train), generator=generator(settings.seed, "order", epoch))
-        drawn = draw(task, recipe.encoder, len(train), settings.seed, "train", epoch)
+    for epoch, order, drawn in plans(recipe, len(train), step // steps_per_epoch):
+        start = step - epoch * steps_per_epoch
         labels = {name: value.to(device) for name, value in drawn.items()}
         steps = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, steps_per_epoch)]
         parts = [[group.share(part) for part in chosen.chunk(settings.accumulate)] for chosen in steps]
@@ -176,6 +175,23 @@ def pretrain(
         encoder = build(recipe.encoder, pack.channels, pack.mean, pack.std)
         encoder.load_state_dict(checkpoint.weights(pieces_of))
     return encoder.eval(), summary
+
+
+def plans(recipe: Recipe, samples: int, first: int) -> Iterator[tuple[int, Tensor, Labels]]:
+    """From epoch `first` to the last: its number, the order of the samples and their pretext labels. The next epoch's are drawn
+    while this one trains: for a million images that takes seconds."""
+    seed = recipe.pretrain.seed
+
+    def plan(epoch: int) -> tuple[int, Tensor, Labels]:
+        order = torch.randperm(samples, generator=generator(seed, "order", epoch))
+        return epoch, order, draw(recipe.pretext, recipe.encoder, samples, seed, "train", epoch)
+
+    epochs = range(first, recipe.pretrain.epochs)
+    with ThreadPoolExecutor(1, "draw ahead") as ahead:
+        coming = [ahead.submit(plan, epoch) for epoch in epochs[:1]]
+        for i in range(len(epochs)):
+            coming += [ahead.submit(plan, epoch) for epoch in epochs[i + 1 : i + 2]]
+            yield coming.pop(0).result()
 
 
 @torch.no_grad()
