@@ -30,7 +30,7 @@ from ssl_pipeline.pretext.simclr import SimCLR
 from ssl_pipeline.pretrain import loop
 from ssl_pipeline.recipe import Recipe
 
-SECONDS, SEEDS = 60, 3
+SECONDS, SEEDS = 45, 3
 LEVERS: dict[str, dict[str, Any]] = {
     "as it is: one epoch of warm-up, then half a cosine": {},
     "constant rate after the warm-up": {"schedule": "constant"},

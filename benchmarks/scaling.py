@@ -35,6 +35,7 @@ ENCODERS = {
     "small resnet, 32 px": ({"backbone": "resnet18", "image_size": 32, "stem": "half",
                              "options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}}, 256),
     "resnet18, 96 px": ({"backbone": "resnet18", "image_size": 96, "stem": "default"}, 64),
+    "vit tiny, 96 px": ({"backbone": "vit_tiny_patch16_224", "image_size": 96}, 64),
 }  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def main(as_json: bool) -> None:
 
 def rate(name: str, processes: int, data: Path, folder: Path) -> float:
     folder.mkdir()
+    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)) // processes)
     launch.run(recipe_of(name, processes), Pack(data, MEAN, STD), folder, lambda rows: None)
     rows = launch.Tail(folder / "metrics.jsonl").read()
     return median([row["images_per_second"] for row in rows if "images_per_second" in row][1:])
@@ -110,9 +112,9 @@ def count(name: str) -> None:
     encoder = build(recipe.encoder, 3, MEAN, STD)
     objective = spread(Objective(recipe.pretext, encoder, recipe.pretext.build_head(encoder)), group, recipe.pretrain)
     replica: Any = replicate(objective, group, recipe.pretrain)
-    said = {"gradients_mb": 0.0, "gathered_mb": 0.0}
+    said = {"gradients_mb": 0.0, "gathered_mb": 0.0, "gathers": 0}
 
-    def hook(state: Any, bucket: Any) -> Any:
+    def hook(state, bucket):  # type: ignore[no-untyped-def]  # torch reads annotations, and not as strings
         said["gradients_mb"] += bucket.buffer().nbytes / 1e6
         return allreduce_hook(state, bucket)
 
@@ -122,6 +124,7 @@ def count(name: str) -> None:
     def counted(collective: Any, argument: int) -> Any:
         def call(*tensors: torch.Tensor) -> Any:
             said["gathered_mb"] += tensors[argument].nbytes / 1e6
+            said["gathers"] += 1
             return collective(*tensors)
 
         return call

@@ -167,8 +167,18 @@ def rotate(images: Tensor, affine: Tensor, side: int) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
-FROM_YIQ = tuple(map(tuple, np.linalg.inv(TO_YIQ)))
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+FROM_YIQ = np.linalg.inv(TO_YIQ)
+LIGHT, CHROMA, TURN = (
+    matrix.flatten().tolist()
+    for matrix in (
+        np.outer(FROM_YIQ[:, 0], TO_YIQ[0]),
+        FROM_YIQ[:, 1:] @ TO_YIQ[1:],
+        FROM_YIQ[:, 1:] @ [[0, 1], [-1, 0]] @ TO_YIQ[1:],
+    )
+)
+"""What a 3x3 matrix on RGB is made of: it keeps lightness, keeps chroma, turns chroma by a right angle from red to yellow.
+Plain numbers: a small tensor that is moved to a GPU makes the processor wait for it."""
 
 
 def recolor(images: Tensor, mean: Tensor, color: Tensor) -> Tensor:
@@ -181,12 +191,12 @@ def recolor(images: Tensor, mean: Tensor, color: Tensor) -> Tensor:
     if channels != 3:
         offset = lift * mean.mean(1)
         return images * gain.to(images.dtype).view(-1, 1, 1, 1) + offset.to(images.dtype).view(-1, 1, 1, 1)
-    to_yiq, from_yiq = mean.new_tensor(TO_YIQ), mean.new_tensor(FROM_YIQ)
-    saturation, angle = gain * saturation * (1 - grey), -2 * math.pi * hue  # red to yellow, as in HSV
-    cos, sin, zero = saturation * angle.cos(), saturation * angle.sin(), torch.zeros_like(hue)
-    turn = torch.stack([gain, zero, zero, zero, cos, -sin, zero, sin, cos], -1).view(n, 3, 3)
-    matrix = (from_yiq @ turn @ to_yiq).to(images.dtype)
-    offset = (lift * (mean @ to_yiq[0])).to(images.dtype)
+    saturation, angle = gain * saturation * (1 - grey), 2 * math.pi * hue
+    cos, sin = saturation * angle.cos(), saturation * angle.sin()
+    entries = [gain * keep + cos * chroma + sin * turn for keep, chroma, turn in zip(LIGHT, CHROMA, TURN, strict=True)]
+    matrix = torch.stack(entries, -1).view(n, 3, 3).to(images.dtype)
+    red, green, blue = TO_YIQ[0].tolist()
+    offset = (lift * (red * mean[:, 0] + green * mean[:, 1] + blue * mean[:, 2])).to(images.dtype)
     pixels = images.permute(0, 2, 3, 1).reshape(n, height * width, 3)
     mixed = torch.baddbmm(offset.view(-1, 1, 1), pixels, matrix.transpose(1, 2))
     return mixed.view(n, height, width, 3).permute(0, 3, 1, 2)

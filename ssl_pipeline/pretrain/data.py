@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssl_pipeline.pretext.pack import EncodedImages
 from ssl_pipeline.pretext.pack import Images as Stored
+from ssl_pipeline.pretext.task import Labels
 
 SHARE_OF_MEMORY = 0.25
 """Of the memory that is free on the device: what the images may take."""
@@ -40,7 +41,7 @@ class Images:
     def batches(self, parts: list[Tensor]) -> Iterator[Tensor]:
         """`[len(part), channels, side, side]` for the indices in each part, in order."""
         if self.resident is not None:
-            yield from (self.resident[part.to(self.device)] for part in parts)
+            yield from (self.resident[part] for part in placed(parts, self.device))
             return
         with ThreadPoolExecutor(1, "read ahead") as reader:
             coming = deque(reader.submit(self.read, part) for part in parts[:AHEAD])
@@ -56,6 +57,19 @@ class Images:
     def read(self, part: Tensor) -> Tensor:
         batch = torch.from_numpy(self.stored[part.numpy()])
         return batch.pin_memory() if self.device.type == "cuda" else batch
+
+
+def placed(parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The parts on the device, in one copy: a copy a step would make the processor wait for the step before."""
+    if parts:
+        yield from torch.cat(parts).to(device).split([len(part) for part in parts])
+
+
+def label_batches(labels: Labels, parts: list[Tensor], device: torch.device) -> Iterator[Labels]:
+    """The labels of the samples in each part, on the device."""
+    labels = {name: value.to(device) for name, value in labels.items()}
+    for part in placed(parts, device):
+        yield {name: value[part] for name, value in labels.items()}
 
 
 def free_memory(device: torch.device) -> int:

@@ -36,7 +36,7 @@ from ssl_pipeline.pretrain.compute import (
     seed_device,
     worth_compiling,
 )
-from ssl_pipeline.pretrain.data import Images
+from ssl_pipeline.pretrain.data import Images, label_batches
 from ssl_pipeline.pretrain.diagnostics import Alarm, Clock, describe, effective_rank, embedding_std
 from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spread
 from ssl_pipeline.recipe import Pretrain, Recipe
@@ -100,22 +100,21 @@ def pretrain(
     started, last_checkpoint, rest = time.monotonic() - seconds, time.monotonic(), settings.checkpoint_seconds
     for epoch, order, drawn in plans(recipe, len(train), step // steps_per_epoch):
         start = step - epoch * steps_per_epoch
-        labels = {name: value.to(device) for name, value in drawn.items()}
-        steps = [order[i * batch_size : (i + 1) * batch_size] for i in range(start, steps_per_epoch)]
+        steps = order[start * batch_size : steps_per_epoch * batch_size].split(batch_size)
         parts = [[group.share(part) for part in chosen.chunk(settings.accumulate)] for chosen in steps]
-        batches = train.batches([part for pieces in parts for part in pieces])
+        flat = [part for pieces in parts for part in pieces]
+        batches = zip(train.batches(flat), label_batches(drawn, flat, device), strict=True)
         objective.train()
         for pieces in parts:
             for weights in optimizer.param_groups:
                 weights["lr"] = settings.learning_rate * schedule(step, warmup, total)
             seed_device(device, settings.seed * 1_000_003 + step)  # dropout and the like: no state to keep
             loss = torch.zeros((), device=device)
-            for i, part in enumerate(pieces):
+            for i in range(len(pieces)):
                 with clock.waiting():
-                    images = next(batches)
+                    images, labels = next(batches)
                 with autocast(), no_exchange(replica, until_last=i + 1 < len(pieces)):
-                    asked = chosen_labels(labels, part)
-                    out = model(look(images, asked), asked)
+                    out = model(look(images, labels), labels)
                     share = out["loss"] / len(pieces)
                     share.backward()
                 loss += share.detach()
@@ -203,18 +202,17 @@ def validate(recipe: Recipe, objective: Objective, images: Images, autocast: Any
     batch_size = min(recipe.pretrain.batch_size, len(images))
     turns = 1 if recipe.pretrain.shard else group.world  # sharded weights meet only where all work on the same batch
     labels = draw(recipe.pretext, recipe.encoder, len(images), seed, "validation", VALIDATION)
-    labels = {name: value.to(group.device) for name, value in labels.items()}
     # a source is often sorted by class, and batches of one class would ask another question than training does
     order = torch.randperm(len(images), generator=generator(seed, "validation order"))
     parts = [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
     parts = parts[group.rank % turns :: turns]
     scalars, embeddings = [], []
-    for i, (part, batch) in enumerate(zip(parts, images.batches(parts), strict=True)):
+    batches = zip(images.batches(parts), label_batches(labels, parts, group.device), strict=True)
+    for i, (batch, asked) in enumerate(batches):
         seed_device(
             group.device, seed + group.rank % turns + i * turns
         )  # what a loss draws must not move its curve either
         with autocast():
-            asked = chosen_labels(labels, part)
             out = objective(render(recipe.pretext, batch, asked), asked)
         embeddings.append(out.pop("embedding").float().cpu())
         scalars.append({name: float(value) for name, value in out.items()})
@@ -236,7 +234,3 @@ def schedule(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def chosen_labels(labels: Labels, part: Tensor) -> Labels:
-    return {name: value[part.to(value.device)] for name, value in labels.items()}
