@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from ssl_pipeline.orchestration import project_definitions
@@ -98,7 +99,10 @@ def test_killed_run_gives_its_turn_back(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_whole_chain_and_interruption(root: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_whole_chain_and_interruption(root: Path, processes: int) -> None:
+    recipes = root / "ssl_pipeline" / "defs" / "shapes" / "defs.yaml"
+    recipes.write_text(recipes.read_text().replace("device: cpu", f"device: cpu, processes: {processes}"))
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "ssl_pipeline.cli", "run", "shapes_simclr"]
     checkout = Path(__file__).parents[2]
@@ -114,6 +118,8 @@ def test_whole_chain_and_interruption(root: Path) -> None:
         time.sleep(0.05)
     child.terminate()
     assert (child.wait(120), child.stderr.read().splitlines()[-1:]) == (130, ["stopped: run again to go on from here"])
+    commands = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if f"ssl_pipeline.pretrain {root}" in command]
     with dg.DagsterInstance.get() as instance:
         assert {r.status for r in instance.get_runs()} <= {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
     said = materialize(Project.find(), "registered_model")
