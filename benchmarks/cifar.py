@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmarks.race import report
 from ssl_pipeline.encoders.encoder import Encoder
@@ -86,5 +85,4 @@ def knn_accuracy(encoder: Encoder, pack: Pack, recipe: Recipe) -> float:
 
 
 if __name__ == "__main__":
-    torch.backends.cudnn.benchmark = True
     main()

@@ -24,7 +24,7 @@ from ssl_pipeline.pretext.labels import draw
 from ssl_pipeline.pretrain.compute import compile_step, operations, render
 from ssl_pipeline.recipe import Recipe
 
-SIDE, IMAGES = 224, 8192
+SIDE, IMAGES = 224, 10_240
 RACES = {"vit_small_patch16_224": 512, "resnet50": 256}
 """Source images a step."""
 

@@ -1,8 +1,8 @@
 """What raises quality at equal time? `python -m benchmarks.levers cifar10-train.zip [--json]`, half an hour on two cores.
 
 SimCLR with a small ResNet on 10,000 CIFAR-10 images by the loop itself, each lever with as many epochs as the same processor
-time allows (one thread each; a run of one epoch measures what an epoch costs), three seeds; accuracy of kNN on 5,000 images
-that were not trained on. What is worth keeping gains more than its seeds differ.
+time allows (one thread each; a run of two epochs says what one costs, and the table what all took), three seeds; accuracy of
+kNN on 5,000 images that were not trained on. What is worth keeping gains more than its seeds differ.
 """
 
 from __future__ import annotations

@@ -52,11 +52,11 @@ def compare(side: int, setting: dict[str, Any], folder: Path) -> list[dict[str, 
     decoding = pack_photos(folder, side)
     contenders = {
         "ours": partial(ours, recipe, folder),
+        "limit": partial(limit, recipe),
         "lightly": partial(lightly, recipe, folder, fast=False),
         "lightly's loader, our step": partial(lightly, recipe, folder, fast=True),
-        "limit": partial(limit, recipe),
     }
-    rates = race(contenders, rounds=5, seconds=8)
+    rates = race(contenders, rounds=4, seconds=10, asleep=("lightly", "lightly's loader, our step"))
     mine = 1 / (1 / rates["ours"] + decoding / EPOCHS)
     return [
         {

@@ -23,26 +23,33 @@ Make = Callable[[], Turn]
 """Sets a contender up, in its own process: something that can be pickled, such as a `partial`."""
 
 
-def race(contenders: dict[str, Make], rounds: int, seconds: float) -> dict[str, float]:
-    """Units a second of each: the median over rounds in which all take a turn. One more round before it is not counted."""
+def race(contenders: dict[str, Make], rounds: int, seconds: float, asleep: tuple[str, ...] = ()) -> dict[str, float]:
+    """Units a second of each: the median over rounds in which all take a turn. One more round before it is not counted.
+
+    The threads of those who are `asleep` between operations do not spin: faster where loader workers need the cores."""
     spawn = multiprocessing.get_context("spawn")
-    pipes = {}
+    pipes, processes = {}, []
     for name, make in contenders.items():
         pipes[name], end = spawn.Pipe()
-        spawn.Process(target=serve, args=(end, make)).start()
+        os.environ.update({"OMP_WAIT_POLICY": "PASSIVE"} if name in asleep else {})
+        processes.append(spawn.Process(target=serve, args=(end, make)))
+        processes[-1].start()
+        os.environ.pop("OMP_WAIT_POLICY", None)
         end.close()  # a contender that dies is then heard of
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     try:
         for i in range(rounds + 1):
             for name, pipe in pipes.items():
+                time.sleep(1)  # while the last one's loader fills its queue
                 pipe.send(seconds)
                 done, took = pipe.recv()
                 if i:
                     rates[name].append(done / took)
             print(f"round {i} of {rounds}", file=sys.stderr, flush=True)
     finally:
-        for pipe in pipes.values():
+        for pipe, process in zip(pipes.values(), processes, strict=True):
             pipe.close()
+            process.join(30)
     return {name: median(values) for name, values in rates.items()}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,9 @@ def pack_photos(folder: Path, side: int) -> float:
 def ours(recipe: Recipe, folder: Path) -> Turn:
     """The loop itself, in a thread that stands still between its turns, held in the callback that takes its curves."""
     pick_device(recipe.pretrain.device)  # before there are threads
+    pack = Pack(folder, MEAN, STD)
+    # rows that end with the epoch: else validation would hide the time of the steps before it
+    assert len(pack.images("train")) // recipe.pretrain.batch_size % recipe.pretrain.log_every == 0
     may_run, stands = threading.Event(), threading.Event()
     work: list[tuple[float, float]] = []
     until, resumed, last_step = [0.0], [0.0], [0]
@@ -81,7 +86,11 @@ def ours(recipe: Recipe, folder: Path) -> Turn:
     def run() -> None:
         may_run.wait()
         resumed[0] = time.perf_counter()
-        pretrain(recipe, Pack(folder, MEAN, STD), folder / "checkpoints", log)
+        try:
+            pretrain(recipe, pack, folder / "checkpoints", log)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # the race hears of a process that ends, not of a thread
 
     threading.Thread(target=run, daemon=True).start()
 
@@ -111,12 +120,13 @@ def limit(recipe: Recipe) -> Turn:
     views = views.contiguous(memory_format=torch.channels_last)
     train = step_of(*model_of(recipe), recipe)
 
-    def step() -> None:
-        train(views)
+    def steps() -> None:
+        for _ in range(recipe.pretrain.log_every):  # the loop waits for the device as often
+            train(views)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return repeat(step, batch_size)
+    return repeat(steps, batch_size * recipe.pretrain.log_every)
 
 
 def step_of(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Any:

@@ -60,9 +60,10 @@ def pixels(side: int) -> torch.Tensor:
 def ours(side: int) -> Turn:
     pick_device("cpu")
     images, views = pixels(side).repeat(BATCH, 1, 1, 1), Views()
-    drawn = views.draw((BATCH, 2), generator(0))
+    chance = generator(0)
 
     def step() -> None:
+        drawn = views.draw((BATCH, 2), chance)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             views.render(images.bfloat16() / 255, drawn)
 

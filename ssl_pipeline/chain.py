@@ -46,7 +46,7 @@ LOOP_VERSION = "4"
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
 FEATURES_VERSION = "3"
-EVALUATION_VERSION = "2"
+EVALUATION_VERSION = "3"
 
 Say = Callable[[str], None]
 

@@ -117,8 +117,8 @@ class Pretrain(Part):
     log_every: int = Field(10, ge=1)
     """Steps between two rows of the training curves."""
     checkpoint_seconds: float = Field(30, ge=0)
-    """Least time between two checkpoints; longer where one takes long, and 0 is after every step. No part of what decides
-    the result."""
+    """Least time between two checkpoints; a hundred times what one takes, up to a quarter of an hour, where that is more; 0
+    is after every step. No part of what decides the result."""
 
     @model_validator(mode="after")
     def fits_together(self) -> Self:

@@ -78,6 +78,8 @@ class DINO(JointEmbedding):
         """The large views `[2 * batch, ...]` and the small ones `[locals * batch, channels, local_side, local_side]`."""
         drawn = {k.removeprefix("local_"): v for k, v in labels.items() if k.startswith("local_")}
         large = super().render(images, {k: v for k, v in labels.items() if k in drawn})
+        if not self.locals_per_image:
+            return large, large[:0]
         return large, self.local_views.render(images, drawn, self.local_side(images.shape[-1]))
 
     def build_head(self, encoder: EncoderModule) -> nn.Module:
@@ -115,7 +117,8 @@ class DINO(JointEmbedding):
 
     def picture(self, images: Tensor, labels: Labels) -> Tensor:
         large, small = self.render(images, labels)
-        views = torch.cat([images, large, F.interpolate(small, images.shape[-2:])])
+        small = F.interpolate(small, images.shape[-2:]) if len(small) else small
+        views = torch.cat([images, large, small])
         return views.unflatten(0, (-1, len(images))).transpose(0, 1)
 
     def columns(self) -> list[str]:

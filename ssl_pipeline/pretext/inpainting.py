@@ -69,8 +69,9 @@ class Inpainting(PretextTask):
     def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
         """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
         patches = (encoder.image_size // self.patch_of(encoder)) ** 2
-        rank = torch.rand(count, patches, generator=generator).argsort(1).argsort(1)
-        return {"hidden": rank < patches - self.seen(patches), **self.views.draw((count,), generator)}
+        noise = torch.rand(count, patches, generator=generator).split(65536)  # ranks of a million images take gigabytes
+        hidden = torch.cat([part.argsort(1).argsort(1) < patches - self.seen(patches) for part in noise])
+        return {"hidden": hidden, **self.views.draw((count,), generator)}
 
     def seen(self, patches: int) -> int:
         """How many of an image's patches stay visible."""

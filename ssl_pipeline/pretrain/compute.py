@@ -108,11 +108,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """Seeds what a step draws from: torch.manual_seed without its round through every kind of device, a hundredth of a
-    small step."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+    """Seeds what a step draws from. On a CPU without torch.manual_seed's round through every other kind of device, which
+    takes a hundredth of a small step."""
+    (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(seed)
 
 
 @cache
@@ -125,7 +123,8 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
     mallopt(arena_max, 1)  # the arenas of further threads would give memory back all the same
-    mallopt(mmap_threshold, 2**30)
+    if not mallopt(mmap_threshold, 2**30):
+        mallopt(mmap_threshold, 2**25)  # the most that glibc took before 2.35
     mallopt(trim_threshold, 2**31 - 1)
 
 

@@ -31,7 +31,8 @@ class Images:
 
     def __init__(self, stored: Stored, device: torch.device, processes: int = 1, tier: str | None = None) -> None:
         self.stored, self.device = stored, device
-        fits = stored.nbytes * processes <= free_memory(device) * SHARE_OF_MEMORY
+        sharing = processes if device.type == "cpu" else 1  # a GPU has one process
+        fits = stored.nbytes * sharing <= free_memory(device) * SHARE_OF_MEMORY
         self.tier = tier or ("resident" if fits else "decoded" if isinstance(stored, EncodedImages) else "mapped")
         self.resident = torch.from_numpy(np.array(stored[:])).to(device) if self.tier == "resident" else None
 

@@ -24,9 +24,10 @@ def effective_rank(embedding: Tensor) -> float:
     """exp of the entropy of the singular values of `[n, dim]`, centred (Roy & Vetterli 2007): 1 is a line."""
     if not embedding.isfinite().all():
         return math.nan
-    z = embedding.double() - embedding.double().mean(0)
+    z = embedding.cpu().double()
+    z = z - z.mean(0)
     gram = z @ z.T if len(z) < z.shape[1] else z.T @ z  # its eigenvalues are the squares, for a tenth of the time
-    values = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0).sqrt()
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = values / values.sum().clamp(min=1e-12)
     return float(torch.exp(-(p * torch.log(p.clamp(min=1e-12))).sum()))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.gather import everyone
 from ssl_pipeline.pretrain.compute import Objective, pick_device
@@ -89,7 +90,8 @@ def spread(objective: Objective, group: Group, settings: Pretrain) -> Objective:
         synchronise_norms(objective)
     if settings.shard:
         mesh = init_device_mesh(group.device.type, (group.world,))
-        for block in blocks(objective.encoder.backbone):
+        encoders = [module for module in objective.modules() if isinstance(module, Encoder)]  # a teacher's, too
+        for block in [block for encoder in encoders for block in blocks(encoder.backbone)]:
             fully_shard(block, mesh=mesh)
         fully_shard(objective, mesh=mesh)
     return objective

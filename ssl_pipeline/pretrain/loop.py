@@ -2,8 +2,8 @@
 
 What decides the result is in the job (recipe slices, pack) and the position (epoch, step): the order of samples, the
 pretext labels and so the views are drawn from generators that are keyed by seed and epoch, not from a running stream. A
-resumed run therefore computes bit for bit what an uninterrupted one would on the same machine, and the same samples meet
-in a batch wherever the images are kept and however many processes share it.
+resumed run therefore computes what an uninterrupted one would, on a CPU bit for bit, and the same samples meet in a batch
+wherever the images are kept and however many processes share it.
 
 Nothing in a step waits for the device but the rows of the curves, every `log_every` steps.
 """
@@ -42,9 +42,6 @@ from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spr
 from ssl_pipeline.recipe import Pretrain, Recipe
 
 Row = dict[str, float]
-
-CHECKPOINT_REST = 100
-"""Times what a checkpoint takes: the pause before the next one. They cost a hundredth of the run at most."""
 
 
 class Interrupted(Exception):
@@ -146,7 +143,8 @@ def pretrain(
                     if group.rank == 0:
                         checkpoint.save(checkpoints, step, state)
                     last_checkpoint = time.monotonic()
-                    rest = max(rest, rest and CHECKPOINT_REST * (last_checkpoint - began))
+                    took = last_checkpoint - began
+                    rest = settings.checkpoint_seconds and max(settings.checkpoint_seconds, min(900, 100 * took))
                 if stop:
                     group.agree(True)  # torchrun ends all processes when the first one leaves: not before it is saved
                     raise Interrupted(f"stopped at step {step} of {total}")

@@ -167,7 +167,11 @@ def train_in(folder, recipe, pack):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "part"),
-    [*((task, {}) for task in TASKS), ("simclr", {"accumulate": 2}), *((t, {"shard": True}) for t in TASKS[:2])],
+    [
+        *((task, {}) for task in (*TASKS, "vicreg", "byol", "dino", "lejepa")),
+        ("simclr", {"accumulate": 2}),
+        *((task, {"shard": True}) for task in ("rotation", "inpainting", "byol", "dino")),
+    ],
 )  # fmt: skip
 def test_two_processes_give_the_losses_of_one(task, part, make_recipe, digits_pack, tmp_path):
     """Batch norm over both, negatives from both, gradients averaged: up to the order of sums."""
