@@ -35,7 +35,6 @@ ENCODERS = {
     "small resnet, 32 px": ({"backbone": "resnet18", "image_size": 32, "stem": "half",
                              "options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}}, 256),
     "resnet18, 96 px": ({"backbone": "resnet18", "image_size": 96, "stem": "default"}, 64),
-    "vit tiny, 96 px": ({"backbone": "vit_tiny_patch16_224", "image_size": 96}, 64),
 }  # fmt: skip
 
 
