@@ -95,7 +95,7 @@ def pretrain(
 
     alarm, clock, losses, final = Alarm(), Clock(), [], {}
     started, last_checkpoint, rest = time.monotonic() - seconds, time.monotonic(), settings.checkpoint_seconds
-    for epoch, order, drawn in plans(recipe, len(train), step // steps_per_epoch):
+    for epoch, order, drawn in plans(recipe, len(train), step // steps_per_epoch, device):
         start = step - epoch * steps_per_epoch
         steps = order[start * batch_size : steps_per_epoch * batch_size].split(batch_size)
         parts = [[group.share(part) for part in chosen.chunk(settings.accumulate)] for chosen in steps]
@@ -174,9 +174,10 @@ def pretrain(
     return encoder.eval(), summary
 
 
-def plans(recipe: Recipe, samples: int, first: int) -> Iterator[tuple[int, Tensor, Labels]]:
-    """From epoch `first` to the last: its number, the order of the samples and their pretext labels. The next epoch's are drawn
-    while this one trains: for a million images that takes seconds."""
+def plans(recipe: Recipe, samples: int, first: int, device: torch.device) -> Iterator[tuple[int, Tensor, Labels]]:
+    """From epoch `first` to the last: its number, the order of the samples and their pretext labels. While a GPU
+    trains, the next epoch's are drawn: for a million images that takes seconds. On a CPU a second thread with threads of its
+    own would end the spinning of the first one's (libgomp then counts more threads than cores) and cost a fifth of a step."""
     seed = recipe.pretrain.seed
 
     def plan(epoch: int) -> tuple[int, Tensor, Labels]:
@@ -184,6 +185,9 @@ def plans(recipe: Recipe, samples: int, first: int) -> Iterator[tuple[int, Tenso
         return epoch, order, draw(recipe.pretext, recipe.encoder, samples, seed, "train", epoch)
 
     epochs = range(first, recipe.pretrain.epochs)
+    if device.type == "cpu":
+        yield from map(plan, epochs)
+        return
     with ThreadPoolExecutor(1, "draw ahead") as ahead:
         coming = [ahead.submit(plan, epoch) for epoch in epochs[:1]]
         for i in range(len(epochs)):
