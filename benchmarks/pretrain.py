@@ -56,7 +56,7 @@ def compare(side: int, setting: dict[str, Any], folder: Path) -> list[dict[str, 
         "lightly": partial(lightly, recipe, folder, fast=False),
         "lightly's loader, our step": partial(lightly, recipe, folder, fast=True),
     }
-    rates = race(contenders, rounds=4, seconds=10, asleep=("lightly", "lightly's loader, our step"))
+    rates = race(contenders, rounds=3, seconds=10, asleep=("lightly", "lightly's loader, our step"))
     mine = 1 / (1 / rates["ours"] + decoding / EPOCHS)
     return [
         {

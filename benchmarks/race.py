@@ -40,7 +40,7 @@ def race(contenders: dict[str, Make], rounds: int, seconds: float, asleep: tuple
     try:
         for i in range(rounds + 1):
             for name, pipe in pipes.items():
-                time.sleep(1)  # while the last one's loader fills its queue
+                time.sleep(3)  # while the last one's loader fills its queue
                 pipe.send(seconds)
                 done, took = pipe.recv()
                 if i:
