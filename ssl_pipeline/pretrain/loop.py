@@ -211,9 +211,8 @@ def validate(recipe: Recipe, objective: Objective, images: Images, autocast: Any
     scalars, embeddings = [], []
     batches = zip(images.batches(parts), label_batches(labels, parts, group.device), strict=True)
     for i, (batch, asked) in enumerate(batches):
-        seed_device(
-            group.device, seed + group.rank % turns + i * turns
-        )  # what a loss draws must not move its curve either
+        # what a loss draws must not move its curve either
+        seed_device(group.device, seed + group.rank % turns + i * turns)
         with autocast():
             out = objective(render(recipe.pretext, batch, asked), asked)
         embeddings.append(out.pop("embedding").float().cpu())
