@@ -43,7 +43,7 @@ install: .venv/installed
 	@touch $@
 
 lock:
-	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate \
+	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --group demo --universal --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
