@@ -71,15 +71,17 @@ def pack_cifar(file: Path, folder: Path, train: int, validation: int) -> Pack:
         pixels = np.stack(list(pool.map(lambda one: to_square(decode(one), 32, 3), data)))
     labels = [name.split("/")[-2] for name in chosen]
     for split, part in {"train": slice(0, train), "validation": slice(train, None)}.items():
-        np.save(folder / f"{split}.npy", pixels[part])
+        np.save(folder / f"{split}.image.npy", pixels[part])
         index = {"sample_id": list(chosen[part]), "label": labels[part], "source": list(chosen[part])}
         pd.DataFrame(index).to_parquet(folder / f"{split}.parquet")
     moments = pixels[:train].astype(np.float32) / 255
-    return Pack(folder, moments.mean((0, 2, 3)).tolist(), moments.std((0, 2, 3)).tolist())
+    return Pack(
+        folder, {"channels": 3, "mean": moments.mean((0, 2, 3)).tolist(), "std": moments.std((0, 2, 3)).tolist()}
+    )
 
 
 def knn_accuracy(encoder: Encoder, pack: Pack, recipe: Recipe) -> float:
-    x = {split: embed(encoder, pack.images(split), recipe.pretrain) for split in ("train", "validation")}
+    x = {split: embed(encoder, pack.samples(split), recipe.pretrain) for split in ("train", "validation")}
     y = {split: pack.index(split)["label"].to_numpy(dtype=object).astype(str) for split in x}
     return float((knn(x["train"], y["train"], x["validation"], Classification()) == y["validation"]).mean())
 

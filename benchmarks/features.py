@@ -76,15 +76,15 @@ def timed(make: Callable[[Path], Extract], folder: Path) -> Turn:
 
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return build(SETTINGS, 3).eval()
+    return build(SETTINGS, {"channels": 3}).eval()
 
 
 def ours(folder: Path) -> Extract:
     settings = Pretrain(compile=True)  # what `auto` decides from some 80,000 images on
     model = encoder().to(pick_device(settings.device))
-    stored = np.load(folder / "train.npy", mmap_mode="r")
+    stored = np.load(folder / "train.image.npy", mmap_mode="r")
     forward = fast_forward(model, settings, COUNT, BATCH)
-    return lambda: embed(model, stored, settings, forward)
+    return lambda: embed(model, {"image": stored}, settings, forward)
 
 
 def loop(folder: Path) -> Extract:
@@ -105,7 +105,7 @@ def runtime(folder: Path) -> Extract:
         encoder(), (example,), file, input_names=["images"], dynamic_axes={"images": {0: "batch"}}, dynamo=False
     )
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    stored = np.load(folder / "train.npy", mmap_mode="r")
+    stored = np.load(folder / "train.image.npy", mmap_mode="r")
 
     def extract() -> np.ndarray:
         parts = (stored[i : i + BATCH].astype(np.float32) / 255 for i in range(0, COUNT, BATCH))

@@ -43,11 +43,13 @@ def compare(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         noise = np.random.default_rng(0).integers(0, 256, (images, 3, side, side), np.uint8)
-        np.save(folder / "train.npy", noise)
-        np.save(folder / "validation.npy", noise[:batch_size])
+        np.save(folder / "train.image.npy", noise)
+        np.save(folder / "validation.image.npy", noise[:batch_size])
         rates = race({"ours": partial(ours, recipe, folder), "limit": partial(limit, recipe)}, rounds, seconds)
     views, passes = recipe.pretext.encoder_passes, 3  # forward, and twice that backward
-    flops = views * passes * operations(build(recipe.encoder, 3, MEAN, STD)) * rates["ours"]
+    flops = (
+        views * passes * operations(build(recipe.encoder, {"channels": 3, "mean": MEAN, "std": STD})) * rates["ours"]
+    )
     return {
         "encoder": backbone, "batch_size": batch_size, "images_per_second": rates["ours"], "limit": rates["limit"],
         "of_limit": rates["ours"] / rates["limit"], "of_matrix_peak": flops / matrix_peak(),
@@ -68,9 +70,10 @@ def view_seconds(recipe: Recipe) -> float:
     n, side = recipe.pretrain.batch_size, recipe.encoder.image_size
     images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, device=device)
     labels = {k: v.to(device) for k, v in draw(recipe.pretext, recipe.encoder, n, 0, "train", 0).items()}
-    look = compile_step(partial(render, recipe.pretext))
+    encoder = build(recipe.encoder, {"channels": 3, "mean": MEAN, "std": STD}).to(device)
+    look = compile_step(partial(render, recipe.pretext, encoder))
     with torch.autocast(device.type, torch.bfloat16):
-        return fastest(lambda: look(images, labels)) / n
+        return fastest(lambda: look({"image": images}, labels)) / n
 
 
 def fastest(work: Any) -> float:

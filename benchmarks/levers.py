@@ -54,7 +54,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         pack = pack_cifar(given.zip, Path(name), 10_000, 5_000)
-        (Path(name) / "moments.json").write_text(json.dumps([pack.mean, pack.std]))
+        (Path(name) / "facts.json").write_text(json.dumps(pack.facts))
 
         def run(lever: str, epochs: int, seed: int) -> dict[str, float]:
             command = [sys.executable, "-m", "benchmarks.levers", "--one", name, lever, str(epochs), str(seed)]
@@ -101,7 +101,7 @@ def one(folder: Path, lever: str, epochs: int, seed: int) -> dict[str, float]:
     averaged: list[torch.Tensor] = []
     if average:
         SimCLR.after_step = averaging(averaged, average)  # type: ignore[method-assign]
-    pack = Pack(folder, *json.loads((folder / "moments.json").read_text()))
+    pack = Pack(folder, json.loads((folder / "facts.json").read_text()))
     with tempfile.TemporaryDirectory() as checkpoints:
         started = time.process_time()
         encoder, _ = loop.pretrain(recipe, pack, Path(checkpoints), lambda row: None)
@@ -123,12 +123,12 @@ def growing(sides: list[int], steps: int) -> Any:
     """Training views of these sides one after the other, each in an equal share of the steps."""
     seen = 0
 
-    def render(task: Any, images: Any, labels: Any) -> Any:
+    def render(task: Any, encoder: Any, batch: Any, labels: Any) -> Any:
         nonlocal seen
         training, side = torch.is_grad_enabled(), sides[min(seen * len(sides) // steps, len(sides) - 1)]
         seen += training
         with torch.no_grad():
-            return task.views.render(images.float() / 255, labels, side if training else None)
+            return task.views.render(encoder.read(batch), labels, side if training else None)
 
     return render
 

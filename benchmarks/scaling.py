@@ -59,8 +59,8 @@ def main(as_json: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             side, steps = encoder["image_size"], 40
             noise = np.random.default_rng(0).integers(0, 256, (batch_size * steps, 3, side, side), np.uint8)
-            np.save(Path(folder) / "train.npy", noise)
-            np.save(Path(folder) / "validation.npy", noise[:batch_size])
+            np.save(Path(folder) / "train.image.npy", noise)
+            np.save(Path(folder) / "validation.image.npy", noise[:batch_size])
             rates: dict[int, list[float]] = {1: [], 2: []}
             for i in range(3):
                 for processes, found in rates.items():
@@ -78,9 +78,11 @@ def main(as_json: bool) -> None:
 def rate(name: str, processes: int, data: Path, folder: Path) -> float:
     folder.mkdir()
     os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)) // processes)
-    launch.run(recipe_of(name, processes), Pack(data, MEAN, STD), folder, lambda rows: None)
+    launch.run(
+        recipe_of(name, processes), Pack(data, {"channels": 3, "mean": MEAN, "std": STD}), folder, lambda rows: None
+    )
     rows = launch.Tail(folder / "metrics.jsonl").read()
-    return median([row["images_per_second"] for row in rows if "images_per_second" in row][1:])
+    return median([row["samples_per_second"] for row in rows if "samples_per_second" in row][1:])
 
 
 def traffic(name: str) -> dict[str, float]:
@@ -108,7 +110,7 @@ def count(name: str) -> None:
     recipe = recipe_of(name, 2)
     group = Group.join(recipe.pretrain)
     torch.manual_seed(0)
-    encoder = build(recipe.encoder, 3, MEAN, STD)
+    encoder = build(recipe.encoder, {"channels": 3, "mean": MEAN, "std": STD})
     objective = spread(Objective(recipe.pretext, encoder, recipe.pretext.build_head(encoder)), group, recipe.pretrain)
     replica: Any = replicate(objective, group, recipe.pretrain)
     said = {"gradients_mb": 0.0, "gathered_mb": 0.0, "gathers": 0}
@@ -132,7 +134,7 @@ def count(name: str) -> None:
     n, side = recipe.pretrain.batch_size // 2, recipe.encoder.image_size
     labels = draw(recipe.pretext, recipe.encoder, n, 0, "train", 0)
     noise = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8)
-    replica(render(recipe.pretext, noise, labels), labels)["loss"].backward()
+    replica(render(recipe.pretext, encoder, {"image": noise}, labels), labels)["loss"].backward()
     if group.rank == 0:
         print(json.dumps(said), flush=True)
     group.leave()

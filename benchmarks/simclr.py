@@ -21,7 +21,7 @@ from ssl_pipeline.encoders.encoder import build
 from ssl_pipeline.ingest.images import decode, to_square
 from ssl_pipeline.part import late
 from ssl_pipeline.pretext.contrast import nt_xent
-from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.pretext.pack import Pack, rows_in
 from ssl_pipeline.pretrain.compute import mixed_precision, pick_device
 from ssl_pipeline.pretrain.loop import pretrain
 from ssl_pipeline.recipe import Recipe
@@ -56,18 +56,18 @@ def pack_photos(folder: Path, side: int) -> float:
     paths = sorted((folder / "photos").iterdir())
     with ThreadPoolExecutor() as pool:
         pixels = np.stack(list(pool.map(lambda path: to_square(decode(path.read_bytes()), side, 3), paths)))
-    np.save(folder / "train.npy", pixels)
+    np.save(folder / "train.image.npy", pixels)
     took = time.perf_counter() - started
-    np.save(folder / "validation.npy", pixels[:256])
+    np.save(folder / "validation.image.npy", pixels[:256])
     return took / len(paths)
 
 
 def ours(recipe: Recipe, folder: Path) -> Turn:
     """The loop itself, in a thread that stands still between its turns, held in the callback that takes its curves."""
     pick_device(recipe.pretrain.device)  # before there are threads
-    pack = Pack(folder, MEAN, STD)
+    pack = Pack(folder, {"channels": 3, "mean": MEAN, "std": STD})
     # rows that end with the epoch: else validation would hide the time of the steps before it
-    assert len(pack.images("train")) // recipe.pretrain.batch_size % recipe.pretrain.log_every == 0
+    assert rows_in(pack.samples("train")) // recipe.pretrain.batch_size % recipe.pretrain.log_every == 0
     may_run, stands = threading.Event(), threading.Event()
     work: list[tuple[float, float]] = []
     until, resumed, last_step = [0.0], [0.0], [0]
@@ -108,7 +108,7 @@ def ours(recipe: Recipe, folder: Path) -> Turn:
 
 def model_of(recipe: Recipe) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    encoder = build(recipe.encoder, 3, [0.0] * 3, [1.0] * 3)  # its images come normalised
+    encoder = build(recipe.encoder, {"channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3})  # its images come normalised
     model = nn.Sequential(encoder, recipe.pretext.build_head(encoder))
     return model, torch.optim.AdamW(model.parameters(), lr=recipe.pretrain.learning_rate, weight_decay=0.05, fused=True)
 

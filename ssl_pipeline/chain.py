@@ -1,6 +1,6 @@
 """The chain: every stage as a function, the same for Dagster's assets, the CLI and `run_recipe`.
 
-    dataset -> pretext_labels -> pretrained_encoder -> features -> classification -> registered_model
+    dataset -> pretext_labels -> pretrained_encoder -> features -> evaluations -> registered_model
 
 A stage reads what the one before it wrote, through the store, and returns at once where its content key is known.
 """
@@ -11,10 +11,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.evaluate.settings import INTERVAL
+from ssl_pipeline.evaluate.settings import KINDS as EVALUATIONS
+from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
@@ -26,9 +29,6 @@ if TYPE_CHECKING:
     from ssl_pipeline.report.tables import Comparison
 
 # imported when a stage runs: loading recipes must not import torch, MLflow or DVC
-baselines = late("ssl_pipeline.evaluate.baselines")
-card = late("ssl_pipeline.report.card")
-evaluation = late("ssl_pipeline.evaluate.classification")
 encoders = late("ssl_pipeline.encoders.encoder")
 extract = late("ssl_pipeline.features.extract")
 ingest = late("ssl_pipeline.ingest")
@@ -36,17 +36,16 @@ tables = late("ssl_pipeline.report.tables")
 label_tables = late("ssl_pipeline.pretext.labels")
 launch = late("ssl_pipeline.pretrain.launch")
 packs = late("ssl_pipeline.pretext.pack")
-pd = late("pandas")
 pictures = late("ssl_pipeline.report.pictures")
 versioning = late("ssl_pipeline.versioning")
 
-STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", "classification", "registered_model")
-LOOP_VERSION = "4"
+STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", *EVALUATIONS, "registered_model")
+LOOP_VERSION = "5"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
-FEATURES_VERSION = "3"
-EVALUATION_VERSION = "3"
+FEATURES_VERSION = "4"
+EVALUATION_VERSION = "4"
 
 Say = Callable[[str], None]
 
@@ -81,11 +80,10 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     pack = training_pack(project, recipe, data)
 
     def write(folder: Any) -> dict[str, Any]:
-        # what cannot take these images fails now, not when training starts
-        encoders.build(recipe.encoder, pack.channels)
-        seed = recipe.pretrain.seed
-        summary = label_tables.write_table(recipe.pretext, recipe.encoder, pack, seed, folder / "labels.parquet")
-        sheet = label_tables.sheet(recipe.pretext, recipe.encoder, pack, seed)
+        # what cannot take these samples fails now, not when training starts
+        encoder = encoders.build(recipe.encoder, pack.facts)
+        summary = label_tables.write_table(recipe, pack, folder / "labels.parquet")
+        sheet = label_tables.sheet(recipe, encoder, pack)
         (folder / "sheet.png").write_bytes(pictures.sheet(sheet, recipe.pretext.columns()))
         return {
             "samples": sum(summary["splits"].values()),
@@ -138,10 +136,10 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
             raise
         tracker.end(run_id)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # last: whatever failed above can be tried again
-        speeds = sorted(row["images_per_second"] for row in curve if "images_per_second" in row)
+        speeds = sorted(row["samples_per_second"] for row in curve if "samples_per_second" in row)
         waits = [row["data_wait_share"] for row in curve if "data_wait_share" in row]
         return summary | {
-            "images_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
+            "samples_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
             "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_uri,
             "made_from": {"dataset": data.summary["digest"], "pretext_labels": labels.key},
         }  # fmt: skip
@@ -161,9 +159,11 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
 
         module = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
         summary = extract.write(module, pack, folder, recipe.pretrain)
-        queries, retrieved, correct = extract.neighbours(folder, pack)
+        queries, retrieved, correct = extract.neighbours(folder, pack, module)
         (folder / "neighbours.png").write_bytes(pictures.neighbours(queries, retrieved, correct))
-        quality = {f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity")}
+        quality = {
+            f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity") if name in summary
+        }
         log_metrics(project, recipe, encoder, data, quality, folder)
         return summary | {"made_from": {"dataset": data.summary["digest"], "pretrained_encoder": encoder.key}}
 
@@ -171,54 +171,44 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     return finish(project, recipe, project.store.build("features", {}, inputs, FEATURES_VERSION, write, on_wait=say))
 
 
-def classification(project: Project, recipe: Recipe, say: Say = print) -> Stage:
-    """features -> kNN and linear probe at few labels and all, beside the baselines."""
-    settings = next((e for e in recipe.evaluations if e.kind == "classification"), None)
+def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) -> Stage:
+    """features or encoder -> one evaluation's metrics, beside the baselines."""
+    settings = next((e for e in recipe.evaluations if e.kind == kind), None)
     if settings is None:
-        raise PipelineError(
-            f"recipe {recipe.name!r}: no classification among its evaluations; add one or use --to features"
-        )
+        raise PipelineError(f"recipe {recipe.name!r}: no {kind} among its evaluations; add one or use --to features")
     extracted = upstream(project, recipe.name, "features")
     data, encoder = (made_from(project, extracted, name) for name in ("dataset", "pretrained_encoder"))
     refuse_unlabelled(recipe, data)
-    pack = training_pack(project, recipe, data)
+    pack, module = training_pack(project, recipe, data), import_module(f"ssl_pipeline.evaluate.{kind}")
 
-    def baseline(folder: Any) -> dict[str, Any]:
-        rows = baselines.all_baselines(
-            recipe, pack, evaluation.labels_of(pack), settings, lambda what: say(f"baseline: {what}")
-        )
-        pd.DataFrame(rows).to_parquet(folder / "results.parquet")
-        return {"methods": sorted({row["method"] for row in rows})}
+    def baselines(folder: Any) -> dict[str, Any]:
+        return {"methods": module.baselines(recipe, pack, settings, lambda what: say(f"baseline: {what}"))}
 
     def write(folder: Any) -> dict[str, Any]:
-        labels = evaluation.labels_of(pack)
-        own = {split: extract.read(extracted.path, split) for split in packs.SPLITS}
-        rows, matrix = evaluation.probe_methods(recipe.name, [own], labels, settings)
-        results = pd.concat(
-            [pd.DataFrame(rows), pd.read_parquet(reference.path / "results.parquet")], ignore_index=True
+        features = {split: extract.read(extracted.path, split) for split in SPLITS}
+        result = module.own(recipe.name, pack, encoders.load(encoder.path), features, settings)
+        methods = {recipe.name: result.metrics} | reference.summary["methods"]
+        drawn = result.pictures | (
+            {"efficiency": ("efficiency", table)} if (table := efficiency_table(methods)) else {}
         )
-        results.to_parquet(folder / "results.parquet")
-        summary = evaluation.summarize(results, len(labels.rows["test"]))
-        (folder / "confusion.png").write_bytes(pictures.confusion(matrix, labels.names))
-        (folder / "efficiency.png").write_bytes(pictures.efficiency(efficiency_table(summary)))
-        own_metrics = summary.pop(recipe.name)
-        means = {name: cell["mean"] for name, cell in own_metrics.items()}
+        for name, (picture, *what) in drawn.items():
+            (folder / f"{name}.png").write_bytes(getattr(pictures, picture)(*what))
+        means = {name: cell["mean"] for name, cell in result.metrics.items()}
         log_metrics(project, recipe, encoder, data, means, folder)
         return {
-            "metrics": own_metrics,
-            "baselines": summary,
-            "classes": labels.names,
-            "test_samples": len(labels.rows["test"]),
+            "metrics": result.metrics,
+            "baselines": reference.summary["methods"],
+            **result.facts,
             "made_from": {"dataset": data.summary["digest"], "features": extracted.key, "baselines": reference.key},
         }
 
     version, store, digest = EVALUATION_VERSION, project.store, data.summary["digest"]
     fresh = dump(recipe.encoder) | {"pretrained": False}
     shared = {"encoder": fresh, "evaluation": dump(settings), "precision": recipe.pretrain.precision}
-    reference = store.build("baselines", shared, {"dataset": digest}, version, baseline, on_wait=say)
+    reference = store.build("baselines", shared, {"dataset": digest}, version, baselines, on_wait=say)
     inputs = {"features": extracted.key, "baselines": reference.key}
     config = {"name": recipe.name, "evaluation": dump(settings)}
-    return finish(project, recipe, store.build("classification", config, inputs, version, write, on_wait=say))
+    return finish(project, recipe, store.build(kind, config, inputs, version, write, on_wait=say))
 
 
 def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -229,22 +219,21 @@ def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stag
 
 
 def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say: Say = print) -> Stage:
-    """All recipes of a dataset that were evaluated, in one table beside the baselines."""
-    evaluated = {r.name: upstream(project, r.name, "classification") for r in recipes}
+    """All recipes of a dataset that were evaluated, in one table a protocol beside the baselines."""
+    evaluated = {f"{r.name} {e.kind}": upstream(project, r.name, e.kind) for r in recipes for e in r.evaluations}
 
     def write(folder: Any) -> dict[str, Any]:
         markdown = "\n\n".join(table.markdown() for table in comparisons(project, dataset_name, recipes))
         (folder / "leaderboard.md").write_text(markdown)
         table: dict[str, list[Any]] = {}
-        for recipe in recipes:
-            summary = evaluated[recipe.name].summary
-            methods = {recipe.name: summary["metrics"]} | summary["baselines"]
-            table |= efficiency_table(methods)
-        (folder / "efficiency.png").write_bytes(pictures.efficiency(table))
-        return {"recipes": len(evaluated), "table": markdown}
+        for name, stage in evaluated.items():
+            table |= efficiency_table({name.split()[0]: stage.summary["metrics"]} | stage.summary["baselines"])
+        if table:
+            (folder / "efficiency.png").write_bytes(pictures.efficiency(table))
+        return {"recipes": len(recipes), "table": markdown}
 
     inputs = {name: stage.key for name, stage in evaluated.items()}
-    stage = project.store.build("leaderboard", {"dataset": dataset_name}, inputs, "2", write, on_wait=say)
+    stage = project.store.build("leaderboard", {"dataset": dataset_name}, inputs, "3", write, on_wait=say)
     project.store.set_current(dataset_name, stage)
     return stage
 
@@ -252,31 +241,32 @@ def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say:
 def comparisons(project: Project, dataset_name: str, recipes: list[Recipe]) -> list[Comparison]:
     """Those of these recipes on the dataset that were evaluated, beside their baselines: one table for all that share an
     encoder and a protocol, and with them the baselines."""
-    found: dict[str, list[tuple[Recipe, dict[str, Any]]]] = {}
+    found: dict[str, list[tuple[Recipe, Any, dict[str, Any]]]] = {}
     for recipe in recipes:
-        stage = project.store.current(recipe.name, "classification")
-        if recipe.dataset == dataset_name and stage:
-            found.setdefault(stage.summary["made_from"]["baselines"], []).append((recipe, stage.summary))
+        for settings in recipe.evaluations:
+            stage = project.store.current(recipe.name, settings.kind)
+            if recipe.dataset == dataset_name and stage:
+                found.setdefault(stage.summary["made_from"]["baselines"], []).append((recipe, settings, stage.summary))
     answer = []
     for together in found.values():
         rows: list[Any] = []
-        for recipe, summary in together:
+        for recipe, _, summary in together:
             trained = project.store.current(recipe.name, "pretrained_encoder")
             cost = trained.summary if trained else {}
             metrics, seconds, passes = summary["metrics"], cost.get("train_seconds"), cost.get("encoder_passes")
             rows += tables.rows_of(recipe.name, recipe.pretext.task, metrics, seconds, passes)
         for method, metrics in summary["baselines"].items():
             rows += tables.rows_of(method, method, metrics)
-        images = f"{summary['test_samples']:,} test images"
-        answer.append(tables.comparison(rows, f"{dataset_name}: test accuracy in percent, {images}, {INTERVAL}"))
+        _, protocol, summary = together[0]
+        answer.append(tables.comparison(rows, f"{dataset_name}: {protocol.caption(summary)}"))
     return answer
 
 
-RUN: dict[str, Callable[[Project, Recipe, Say], Stage]] = {
+RUN: dict[str, Callable[..., Stage]] = {
     "pretext_labels": pretext_labels,
     "pretrained_encoder": pretrained_encoder,
     "features": features,
-    "classification": classification,
+    **{kind: partial(evaluation, kind=kind) for kind in EVALUATIONS},
     "registered_model": registered_model,
 }
 
@@ -286,8 +276,7 @@ def stages_of(recipe: Recipe, to: str = "registered_model") -> list[str]:
     if to not in STAGES:
         raise PipelineError(f"no stage {to!r}: choose one of {', '.join(STAGES)}")
     evaluated = {e.kind for e in recipe.evaluations}
-    own = [s for s in STAGES[1 : STAGES.index(to) + 1] if s != "classification" or s in evaluated]
-    return own
+    return [s for s in STAGES[1 : STAGES.index(to) + 1] if s not in EVALUATIONS or s in evaluated]
 
 
 def run_recipe(
@@ -303,7 +292,7 @@ def run_recipe(
     if dataset_config:
         done["dataset"] = dataset(project, dataset_config, say)
     for stage in stages_of(recipe, to):
-        done[stage] = RUN[stage](project, recipe, say)
+        done[stage] = RUN[stage](project, recipe, say=say)
     return done
 
 
@@ -337,25 +326,23 @@ def finish(project: Project, recipe: Recipe, stage: Stage) -> Stage:
 
 
 def training_pack(project: Project, recipe: Recipe, data: Stage) -> Pack:
-    channels = data.summary["channels"] if recipe.encoder.channels == "auto" else recipe.encoder.channels
-    return packs.open_pack(packs.build(project.store, data, recipe.encoder.image_size, channels))
+    return packs.open_pack(packs.build(project.store, data, recipe.encoder))
 
 
 def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
     """Says before training, not after, that an evaluation lacks the labels it needs."""
-    if not recipe.evaluations:
+    needing = next((e.kind for e in recipe.evaluations if e.needs_labels), None)
+    if needing is None:
         return
     labelled, samples, classes = (data.summary[k] for k in ("labelled", "samples", "classes"))
     cure = "set evaluations: [] and promote: null in the recipe"
     if not labelled:
         raise PipelineError(
-            f"dataset {recipe.dataset!r}: {samples} of {samples} labels are null; classification needs labels: "
+            f"dataset {recipe.dataset!r}: {samples} of {samples} labels are null; {needing} needs labels: "
             f"name a label column, use class folders, or {cure}"
         )
     if len(classes) < 2:
-        raise PipelineError(
-            f"dataset {recipe.dataset!r}: one class only ({classes[0]!r}); classification needs two: {cure}"
-        )
+        raise PipelineError(f"dataset {recipe.dataset!r}: one class only ({classes[0]!r}); {needing} needs two: {cure}")
 
 
 def efficiency_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
@@ -363,8 +350,8 @@ def efficiency_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {}
     for method, metrics in summary.items():
         for name, cell in metrics.items():
-            _, probe, _, shots = name.split("/")
-            if probe in ("linear", "supervised"):
+            kind, probe, _, shots = name.split("/")
+            if kind == "classification" and probe in ("linear", "supervised"):
                 count = shots if shots == "all" else int(shots)
                 table.setdefault(method, []).append((count, cell["mean"], cell["low"], cell["high"]))
     return table
@@ -373,8 +360,9 @@ def efficiency_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
 def encoder_config(recipe: Recipe) -> dict[str, Any]:
     """The recipe's encoder, with the content of a local weights file: another file under the same name is another encoder."""
     config = dump(recipe.encoder)
-    if isinstance(recipe.encoder.pretrained, str):
-        path = Path(recipe.encoder.pretrained).expanduser()
+    pretrained = config.get("pretrained")
+    if isinstance(pretrained, str):
+        path = Path(pretrained).expanduser()
         try:
             with open(path, "rb") as file:
                 config["weights"] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -74,7 +74,7 @@ def run(
             print("stopped: run again to go on from here", file=sys.stderr)
             raise typer.Exit(130) from None
         finally:
-            compare(here, [one for one in chosen if "classification" in chain.stages_of(one, to)])
+            compare(here, [one for one in chosen if to not in chain.STAGES[:4]])
         results = [result(here, one, chain.stages_of(one, to)) for one in chosen]
         if as_json:
             print(json.dumps(results[0] if len(results) == 1 else {"recipes": results}), file=stdout, flush=True)
@@ -100,7 +100,7 @@ def status(as_json: AsJson = False) -> None:
             "tracking_uri": here.tracking_uri,
             "datasets": [{"name": d.name, "digest": digest(here, d.name)} for d in datasets],
             "recipes": [
-                {"name": r.name, "modality": "image", "model": r.name, "champion": champion(here, r.name)}
+                {"name": r.name, "modality": r.encoder.kind, "model": r.name, "champion": champion(here, r.name)}
                 for r in recipes
             ],
         }
@@ -146,15 +146,18 @@ def project() -> Project:
 
 def result(here: Project, recipe: Recipe, stages: list[str]) -> dict[str, Any]:
     """What a program wants to know of a recipe's run; null where it did not go so far."""
-    evaluated, registered = (
-        here.store.current(recipe.name, stage) if stage in stages else None
-        for stage in ("classification", "registered_model")
-    )
+    found = {stage: here.store.current(recipe.name, stage) for stage in stages}
+    evaluated = [stage.summary for part in recipe.evaluations if (stage := found.get(part.kind))]
+    baselines: dict[str, Any] = {}
+    for summary in evaluated:
+        for method, metrics in summary["baselines"].items():
+            baselines.setdefault(method, {}).update(metrics)
+    registered = found.get("registered_model")
     return {
         "recipe": recipe.name,
         "dataset": digest(here, recipe.dataset),
-        "metrics": evaluated.summary["metrics"] if evaluated else None,
-        "baselines": evaluated.summary["baselines"] if evaluated else None,
+        "metrics": {k: v for summary in evaluated for k, v in summary["metrics"].items()} if evaluated else None,
+        "baselines": baselines if evaluated else None,
         "model": registered.summary["name"] if registered else None,
         "version": registered.summary["version"] if registered else None,
         "champion": champion(here, recipe.name) if registered else None,

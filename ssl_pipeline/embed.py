@@ -13,7 +13,7 @@ import torch
 
 from ssl_pipeline import tracking
 from ssl_pipeline.ingest import readers
-from ssl_pipeline.ingest.images import BadImage, decode, to_square
+from ssl_pipeline.ingest.images import BadSample, decode, to_square
 from ssl_pipeline.ingest.look import look
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
@@ -31,6 +31,11 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
         raise PipelineError(f"{output}: embeddings are written as Parquet: name a file that ends in .parquet")
     source = look(path).source
     model, info = tracking.load(tracking.Tracker(project.tracking_uri, project.artifacts), model_uri)
+    if info["dtype"] != "uint8" or len(info["shape"]) != 3:
+        raise PipelineError(
+            f"{model_uri}: takes {info['dtype']} {info['shape']} and no images: load it with mlflow and call it"
+        )
+    channels, side, _ = info["shape"]
     schema = pa.schema([("source", pa.string()), ("embedding", pa.list_(pa.float32(), info["dim"]))])
     schema = schema.with_metadata({"model": f"models:/{info['name']}/{info['version']}"})
     skipped: list[str] = []
@@ -38,12 +43,12 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
     def images() -> Iterator[tuple[str, np.ndarray]]:
         for item in readers.read(source, Path()).items:
             try:
-                image = decode(item.load(), info["channels"])
-            except BadImage as reason:
+                image = decode(item.load(), channels)
+            except BadSample as reason:
                 skipped.append(item.source)
                 say(f"skipped {item.source}: {reason}")
                 continue
-            yield item.source, to_square(image, info["image_size"], info["channels"])
+            yield item.source, to_square(image, side, channels)
 
     rows = 0
     fresh = output.with_name(f".{output.name}.{os.getpid()}")

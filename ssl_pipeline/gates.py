@@ -32,10 +32,10 @@ def not_collapsed(encoder: Stage) -> Gate:
     return Gate("not_collapsed", rank > 1.5 and learnt, f"effective rank {rank:.1f}{compared}")
 
 
-def metric_floor(recipe: Recipe, classification: Stage) -> Gate:
+def metric_floor(recipe: Recipe, evaluated: Stage) -> Gate:
     """The promoted metric reaches the recipe's minimum."""
     assert recipe.promote
-    value = classification.summary["metrics"][recipe.promote.metric]["mean"]
+    value = evaluated.summary["metrics"][recipe.promote.metric]["mean"]
     return Gate(
         "metric_floor",
         value >= recipe.promote.minimum,
@@ -43,23 +43,21 @@ def metric_floor(recipe: Recipe, classification: Stage) -> Gate:
     )
 
 
-def better_than_random(recipe: Recipe, classification: Stage) -> Gate:
+def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
     """The promoted metric is above the same encoder's with random weights."""
     assert recipe.promote
-    value = classification.summary["metrics"][recipe.promote.metric]["mean"]
-    random = classification.summary["baselines"]["random encoder"][recipe.promote.metric]["mean"]
+    value = evaluated.summary["metrics"][recipe.promote.metric]["mean"]
+    random = evaluated.summary["baselines"]["random encoder"][recipe.promote.metric]["mean"]
     return Gate(
         "better_than_random", value > random, f"{recipe.promote.metric} {value:.3f}, random encoder {random:.3f}"
     )
 
 
-def all_gates(
-    recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, classification: Stage | None
-) -> list[Gate]:
-    """Every gate that applies; without labels only the label-free ones."""
+def all_gates(recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, evaluated: Stage | None) -> list[Gate]:
+    """Every gate that applies, `evaluated` being the evaluation that promotes; without one only the label-free ones."""
     gates = [data_pinned(digest, pinned), not_collapsed(encoder)]
-    if recipe.promote and classification:
-        gates += [metric_floor(recipe, classification), better_than_random(recipe, classification)]
+    if recipe.promote and evaluated:
+        gates += [metric_floor(recipe, evaluated), better_than_random(recipe, evaluated)]
     return gates
 
 

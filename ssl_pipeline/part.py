@@ -5,15 +5,41 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
 
 class Part(BaseModel):
     """A piece of the recipe: immutable, and a key it does not know is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Document(Part):
+    """What stands in a file of its own. Its errors name places as they are in the file: pydantic puts the chosen member of a
+    union, which nobody wrote, between a field and what is in it."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def errors_name_what_was_written(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            details: list[Any] = [{**one, "loc": written(one["loc"], one["type"], value)} for one in error.errors()]
+            raise ValidationError.from_exception_data(error.title, details) from None
+
+
+def written(place: tuple[int | str, ...], fault: str, value: Any) -> tuple[int | str, ...]:
+    """The place without what is not in `value`; a missing field stays."""
+    kept: list[int | str] = []
+    for i, part in enumerate(place):
+        inside = isinstance(value, dict) and part in value
+        inside = inside or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value))
+        if inside or (fault == "missing" and i == len(place) - 1):
+            kept.append(part)
+            value = value[part] if inside else None
+    return tuple(kept)
 
 
 class PipelineError(Exception):

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ssl_pipeline.encoders.names import closest_backbones, patch_size_in_name
-from ssl_pipeline.evaluate.settings import Classification
+from ssl_pipeline.encoders.settings import AnyEncoder, ImageEncoder
+from ssl_pipeline.evaluate.settings import AnyEvaluation, Classification
 from ssl_pipeline.ingest.sources import Source
-from ssl_pipeline.part import Part, PipelineError
+from ssl_pipeline.part import Document, Part, PipelineError
 from ssl_pipeline.pretext import TASKS, PretextTask
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
@@ -39,7 +39,7 @@ class Split(Part):
         return self
 
 
-class Dataset(Part):
+class Dataset(Document):
     """A source of samples and how it becomes a versioned dataset. Several recipes may share one."""
 
     name: Name
@@ -52,49 +52,12 @@ class Dataset(Part):
     """A digest that DVC holds: use that version of the dataset instead of ingesting the source."""
 
 
-class Encoder(Part):
-    """The network that is pretrained."""
-
-    backbone: str = "resnet18"
-    """Any timm model by name."""
-    image_size: int = Field(64, ge=8, le=1024)
-    """Side in pixels of the square that the encoder sees."""
-    channels: Literal["auto", 1, 3] = "auto"
-    """Grey or RGB; auto takes the dataset's."""
-    stem: Literal["auto", "small", "half", "default"] = "auto"
-    """`small` keeps the image's resolution in the first layers, `half` halves it (ResNets), `default` quarters it;
-    auto is `small` under 96 pixels."""
-    pretrained: bool | str = False
-    """Start from timm's published weights (true) or from a local safetensors file (its path)."""
-    options: dict[str, Any] = {}
-    """Further arguments of timm.create_model, such as `channels: [16, 32, 64, 128]` for a narrow ResNet."""
-
-    @field_validator("backbone")
-    @classmethod
-    def backbone_exists(cls, name: str) -> str:
-        if (near := closest_backbones(name)) is not None:
-            raise ValueError(f"timm has no model {name!r}{near}")
-        return name
-
-    @model_validator(mode="after")
-    def image_holds_a_patch(self) -> Self:
-        patch = self.options.get("patch_size") or (
-            patch_size_in_name(self.backbone) if self.stem == "default" else None
-        )
-        if patch and (self.image_size < patch or self.image_size % patch):
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of the patch size {patch} of {self.backbone!r}: "
-                f"set image_size to {max(1, round(self.image_size / patch)) * patch} or options.patch_size to a divisor"
-            )
-        return self
-
-
 class Pretrain(Part):
     """The training loop's settings."""
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(256, ge=2)
-    """Source images a step; each becomes as many views as the pretext task makes."""
+    """Source samples a step; each becomes as many views as the pretext task makes."""
     accumulate: int = Field(1, ge=1)
     """Split each batch into this many pieces and add up their gradients, for less memory."""
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -141,9 +104,14 @@ class Promote(Part):
     """The gate before a model becomes the champion."""
 
     metric: str = "classification/linear/accuracy/all"
-    """`<evaluation>/<probe>/accuracy/<shots>`: what is compared."""
+    """`<evaluation>/<probe>/<metric>/<shots>`: what is compared."""
     minimum: float = Field(0.0, ge=0, le=1)
     """Floor under which nothing is registered."""
+
+    @property
+    def evaluation(self) -> str:
+        """The kind of evaluation that measures it."""
+        return self.metric.split("/")[0]
 
 
 class Retrain(Part):
@@ -154,28 +122,47 @@ class Retrain(Part):
     timezone: str = "UTC"
 
 
-class Recipe(Part):
+class Recipe(Document):
     """One pretraining, from a dataset to a registered model."""
 
     name: Name
     description: str = ""
     dataset: Name
     """The name of an `ssl_pipeline.Dataset` in the same project."""
-    encoder: Encoder = Encoder()
+    encoder: AnyEncoder = ImageEncoder()
     pretext: Task
     pretrain: Pretrain = Pretrain()
-    evaluations: tuple[Classification, ...] = (Classification(),)
+    evaluations: tuple[AnyEvaluation, ...] = (Classification(),)
     promote: Promote | None = Promote()
     retrain: Retrain = Retrain()
     owners: tuple[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")], ...] = ()
     """`team:name` or e-mail addresses, shown in Dagster."""
 
+    @field_validator("pretext")
+    @classmethod
+    def fits_the_encoder(cls, pretext: PretextTask, info: ValidationInfo) -> PretextTask:
+        encoder = info.data.get("encoder")
+        if encoder is None:  # refused already
+            return pretext
+        if encoder.kind not in pretext.kinds:
+            fitting = [task.model_fields["task"].default for task in TASKS if encoder.kind in task.kinds]
+            raise ValueError(
+                f"task {pretext.task!r} is for encoders of kind {' or '.join(pretext.kinds)}, this one's is {encoder.kind}; "
+                f"what fits {encoder.kind}: {', '.join(fitting)}"
+            )
+        return pretext.fitted(encoder)
+
+    @field_validator("evaluations")
+    @classmethod
+    def fit_the_encoder(cls, evaluations: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        kinds = [e.kind for e in evaluations]
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice: say all of it in one")
+        encoder = info.data.get("encoder")
+        return tuple(one.fitted(encoder) for one in evaluations) if encoder else evaluations
+
     @model_validator(mode="after")
     def parts_agree(self) -> Self:
-        self.pretext.check(self.encoder)
-        kinds = [e.kind for e in self.evaluations]
-        if len(set(kinds)) < len(kinds):
-            raise ValueError("evaluations has classification twice: name all its shots in one")
         if self.promote:
             known = [metric for e in self.evaluations for metric in e.metrics()]
             if self.promote.metric not in known:

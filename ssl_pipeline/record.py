@@ -52,7 +52,12 @@ def curve_of(row: dict[str, float]) -> dict[str, float]:
 
 
 def run_tags(recipe: Recipe) -> dict[str, str]:
-    return {"recipe": recipe.name, "dataset": recipe.dataset, "pretext": recipe.pretext.task, "modality": "image"}
+    return {
+        "recipe": recipe.name,
+        "dataset": recipe.dataset,
+        "pretext": recipe.pretext.task,
+        "modality": recipe.encoder.kind,
+    }
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-import torch
-
 from ssl_pipeline import gates, versioning
 from ssl_pipeline.encoders import encoder as encoders
-from ssl_pipeline.evaluate import classification as evaluation
-from ssl_pipeline.evaluate.settings import INTERVAL
+from ssl_pipeline.export.deployed import DeployedEncoder
+from ssl_pipeline.features import extract
+from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext import pack as packs
 from ssl_pipeline.record import run_of
@@ -35,7 +33,8 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
     from ssl_pipeline.chain import made_from, upstream
 
     store = project.store
-    evaluated = upstream(project, recipe.name, "classification") if recipe.evaluations else None
+    measured: dict[str, Stage] = {e.kind: upstream(project, recipe.name, e.kind) for e in recipe.evaluations}
+    evaluated = measured.get(recipe.promote.evaluation) if recipe.promote else next(iter(measured.values()), None)
     features = made_from(project, evaluated, "features") if evaluated else upstream(project, recipe.name, "features")
     data, encoder = (made_from(project, features, name) for name in ("dataset", "pretrained_encoder"))
     digest = data.summary["digest"]
@@ -50,7 +49,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         run_id = run_of(project, recipe, encoder, data, tracker)
         tags = {
             "dataset": recipe.dataset, "data_digest": digest, "recipe": recipe.name, "pretext": recipe.pretext.task,
-            "modality": "image", "commit": commit(project.root), "evaluation": evaluated.key if evaluated else "none",
+            "modality": recipe.encoder.kind, "commit": commit(project.root), "evaluation": evaluated.key if evaluated else "none",
         }  # fmt: skip
         value = None
         if recipe.promote and evaluated:
@@ -59,12 +58,12 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         module = encoders.load(encoder.path)
         description = model_card(
             recipe=recipe.model_dump(mode="json"), dataset=data.summary, encoder=encoder.summary, features=features.summary,
-            classification=evaluated.summary if evaluated else None, commit=tags["commit"],
-            uri=f"models:/{recipe.name}@champion", input_shape=(module.channels, module.image_size, module.image_size),
-            caption=INTERVAL,
+            evaluations={e.kind: (measured[e.kind].summary, e.caption(measured[e.kind].summary)) for e in recipe.evaluations},
+            commit=tags["commit"], uri=f"models:/{recipe.name}@champion", takes=DeployedEncoder(module).example(2).numpy(),
         )  # fmt: skip
         (folder / "model_card.md").write_text(description)
-        files = [encoder.path / "encoder.safetensors", encoder.path / "encoder.json", folder / "model_card.md"]
+        kept = {"encoder.safetensors", "encoder.json", *module.extra_files}
+        files = [*(path for path in sorted(encoder.path.iterdir()) if path.name in kept), folder / "model_card.md"]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
         with store.lock(f"champion-{recipe.name}", say):
             reason = why_promote(project, recipe, tracker, data, key, value)
@@ -82,7 +81,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
     inputs = {
         "encoder": encoder.key,
         "features": features.key,
-        "classification": evaluated.key if evaluated else "none",
+        "evaluations": ",".join(stage.key for stage in measured.values()) or "none",
     }
     return store.build("registered_model", config, inputs, CODE_VERSION, write, on_wait=say)
 
@@ -106,20 +105,14 @@ def why_promote(project: Project, recipe: Recipe, tracker: Tracker, data: Stage,
 def champion_value(project: Project, recipe: Recipe, tracker: Tracker, data: Stage, version: int) -> float:
     """The promoted metric of a registered version, on this dataset by this recipe's protocol."""
     assert recipe.promote
-    settings = recipe.evaluations[0]
-    model, info = registry.load(tracker, f"models:/{recipe.name}/{version}")
-    pack = packs.open_pack(packs.build(project.store, data, info["image_size"], info["channels"]))
-
-    def embed(images: Any) -> np.ndarray:
-        parts = [images[at : at + 256] for at in range(0, len(images), 256)]
-        with torch.inference_mode():
-            return np.concatenate([model(torch.from_numpy(np.array(part))).numpy() for part in parts])
-
-    labels = evaluation.labels_of(pack)
-    features = {split: embed(pack.images(split)) for split in packs.SPLITS}
-    rows, _ = evaluation.probe_methods("champion", [features], labels, settings)
-    summary = evaluation.summarize(pd.DataFrame(rows), len(labels.rows["test"]))
-    return summary["champion"][recipe.promote.metric]["mean"]
+    settings = next(e for e in recipe.evaluations if e.kind == recipe.promote.evaluation)
+    with registry.downloaded(tracker, f"models:/{recipe.name}/{version}") as (_, path):
+        folder = path / "extra_files"
+        champion = encoders.load(folder)
+        pack = packs.open_pack(packs.build(project.store, data, encoders.settings_in(folder)))
+    features = {split: extract.embed(champion, pack.samples(split), recipe.pretrain) for split in SPLITS}
+    module = import_module(f"ssl_pipeline.evaluate.{settings.kind}")
+    return module.own("champion", pack, champion, features, settings).metrics[recipe.promote.metric]["mean"]
 
 
 def commit(root: Path) -> str:

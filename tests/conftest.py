@@ -28,10 +28,12 @@ def digits_pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = images[order], bunch.target[order].astype(str)
     for split, part in {"train": slice(0, 1200), "validation": slice(1200, 1400), "test": slice(1400, None)}.items():
-        np.save(path / f"{split}.npy", images[part])
+        np.save(path / f"{split}.image.npy", images[part])
         ids = [f"{i:04d}" for i in range(len(images))[part]]
-        pd.DataFrame({"sample_id": ids, "label": labels[part], "source": ids}).to_parquet(path / f"{split}.parquet")
-    return Pack(path, [0.305], [0.376])
+        pd.DataFrame({"sample_id": ids, "label": labels[part], "group": None, "source": ids}).to_parquet(
+            path / f"{split}.parquet"
+        )
+    return Pack(path, {"channels": 1, "mean": [0.305], "std": [0.376]})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ssl_pipeline.part import did_you_mean
 
 if TYPE_CHECKING:
-    from ssl_pipeline.recipe import Encoder
+    from ssl_pipeline.encoders.settings import ImageEncoder as Encoder
 
 
 @functools.cache
@@ -52,5 +52,6 @@ def token_patch(encoder: Encoder) -> int | None:
         return None
     if given := encoder.options.get("patch_size"):
         return int(given)
-    small = encoder.stem in ("small", "half") or (encoder.stem == "auto" and encoder.image_size < SMALL)
-    return fine_patch(encoder.image_size) if named and small else named
+    side = min(encoder.shape)
+    small = encoder.stem in ("small", "half") or (encoder.stem == "auto" and side < SMALL)
+    return fine_patch(side) if named and small else named

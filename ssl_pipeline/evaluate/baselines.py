@@ -1,4 +1,4 @@
-"""What self-supervision must beat: a random encoder, raw pixels, and a supervised model on the same few labels.
+"""What self-supervision must beat: a random encoder, the field's simple classic, and a supervised model on the same few labels.
 
 They depend on the dataset, the encoder and the evaluation's settings, never on the pretext task: computed once for all
 recipes that share those.
@@ -7,7 +7,7 @@ recipes that share those.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,11 +18,13 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from ssl_pipeline.encoders.encoder import build
+from ssl_pipeline.evaluate.classics import CLASSICS
 from ssl_pipeline.evaluate.classification import Features, Labels, probe_methods
 from ssl_pipeline.evaluate.settings import Classification, Shots
 from ssl_pipeline.features.extract import embed
+from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.pretext.labels import generator
-from ssl_pipeline.pretext.pack import SPLITS, Images, Pack
+from ssl_pipeline.pretext.pack import Pack, rows_in, take
 from ssl_pipeline.pretrain.compute import mixed_precision, pick_device
 from ssl_pipeline.pretrain.loop import schedule
 from ssl_pipeline.recipe import Recipe
@@ -35,8 +37,10 @@ def all_baselines(
 ) -> list[dict[str, Any]]:
     """Rows (method, probe, shots, draw, accuracy) of every baseline; `step` hears of each before it starts."""
     classes = len(labels.names)
-    step("raw pixels")
-    results, _ = probe_methods("raw pixels", [raw_pixels(pack)], labels, settings)
+    results: list[dict[str, Any]] = []
+    if classic := CLASSICS.get(recipe.encoder.kind):
+        step("the simple classic")
+        results += classic(pack, labels, settings)
     step("random encoder")
     random = [random_features(recipe, pack, classes, draw) for draw in range(settings.draws)]
     results += probe_methods("random encoder", random, labels, settings)[0]
@@ -44,7 +48,7 @@ def all_baselines(
     jobs = jobs if settings.supervised_steps else []
     models = [fresh(recipe, pack, classes, draw) for _, draw in jobs]  # here: threads share torch's generator
 
-    def train(job: tuple[Shots, int], model: nn.Module) -> float:
+    def train(job: tuple[Shots, int], model: nn.Sequential) -> float:
         step(f"supervised, {job[0]} labels a class, draw {job[1] + 1} of {settings.draws}")
         return supervised(recipe, pack, labels, settings, *job, model)
 
@@ -56,36 +60,22 @@ def all_baselines(
     return results
 
 
-def raw_pixels(pack: Pack) -> Features:
-    """The pixels themselves, of larger images averaged down to 32 pixels a side."""
-    return {split: np.concatenate([small(part) for part in parts(pack.images(split))]) for split in SPLITS}
-
-
-def small(images: np.ndarray) -> np.ndarray:
-    pixels = torch.from_numpy(np.array(images)).float() / 255
-    return (F.interpolate(pixels, (32, 32), mode="area") if pixels.shape[-1] > 32 else pixels).flatten(1).numpy()
-
-
-def parts(images: Images) -> Iterator[np.ndarray]:
-    return (images[at : at + 1024] for at in range(0, len(images), 1024))
-
-
 def random_features(recipe: Recipe, pack: Pack, classes: int, draw: int) -> Features:
     """Features of the encoder that this draw's supervised training starts from."""
     encoder: Any = fresh(recipe, pack, classes, draw)[0].to(pick_device(recipe.pretrain.device))
-    return {split: embed(encoder, pack.images(split), recipe.pretrain) for split in SPLITS}
+    return {split: embed(encoder, pack.samples(split), recipe.pretrain) for split in SPLITS}
 
 
 def fresh(recipe: Recipe, pack: Pack, classes: int, draw: int) -> nn.Sequential:
     """The recipe's encoder with fresh weights and a linear classifier on it."""
     with torch.random.fork_rng():
         torch.manual_seed(draw)
-        encoder = build(recipe.encoder.model_copy(update={"pretrained": False}), pack.channels, pack.mean, pack.std)
+        encoder = build(recipe.encoder.model_copy(update={"pretrained": False}), pack.facts)
         return nn.Sequential(encoder, nn.Linear(encoder.dim, classes))
 
 
 def supervised(
-    recipe: Recipe, pack: Pack, labels: Labels, settings: Classification, shots: Shots, draw: int, model: nn.Module
+    recipe: Recipe, pack: Pack, labels: Labels, settings: Classification, shots: Shots, draw: int, model: nn.Sequential
 ) -> float:
     """Test accuracy of `model` trained from scratch on one label subset: AdamW, warm-up and cosine, augmented views, the
     last step's weights. Every label is seen PASSES times at least."""
@@ -96,7 +86,8 @@ def supervised(
     chosen = labels.subset(shots, draw)
     rows = labels.rows["train"][chosen]
     target = torch.from_numpy(np.searchsorted(labels.names, labels.classes["train"][chosen]))
-    images, chance = pack.images("train"), generator(draw, "supervised", str(shots))
+    stored, chance, shown = pack.samples("train"), generator(draw, "supervised", str(shots)), settings.supervised_views
+    encoder: Any = model[0]
     batch_size = min(BATCH_SIZE, len(rows))
     steps = max(settings.supervised_steps, PASSES * len(rows) // batch_size)
     model.train()
@@ -104,18 +95,22 @@ def supervised(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * schedule(step, steps // 10, steps)
         batch = torch.randint(len(rows), (batch_size,), generator=chance)
-        views = {k: v.to(device) for k, v in settings.supervised_views.draw((len(batch),), chance).items()}
-        x = torch.from_numpy(images[rows[batch.numpy()]]).to(device).float() / 255
+        views = {k: v.to(device) for k, v in shown.draw((len(batch),), chance).items()} if shown else {}
+        samples = {k: torch.from_numpy(v).to(device) for k, v in take(stored, rows[batch.numpy()]).items()}
         with autocast():
-            logits = model(settings.supervised_views.render(x, views))
+            with torch.no_grad():
+                inputs = encoder.read(samples)
+                inputs = shown.render(inputs, views) if shown else inputs
+            logits = model(inputs)
         F.cross_entropy(logits.float(), target[batch].to(device)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     model.eval()
-    answers = []
+    answers, tested = [], pack.samples("test")
     with torch.inference_mode():
-        for part in parts(pack.images("test")):
-            answers.append(model(torch.from_numpy(np.array(part)).to(device).float() / 255).argmax(1).cpu())
+        for at in range(0, rows_in(tested), 1024):
+            samples = {k: torch.from_numpy(v).to(device) for k, v in take(tested, slice(at, at + 1024)).items()}
+            answers.append(model(encoder.read(samples)).argmax(1).cpu())
     predicted = np.array(labels.names)[torch.cat(answers)[labels.rows["test"]]]
     return float((predicted == labels.classes["test"]).mean())

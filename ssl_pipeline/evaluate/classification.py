@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +25,14 @@ from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings import Classification, Shots
+from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.pretext.pack import SPLITS, Pack
+from ssl_pipeline.pretext.pack import Pack
+
+if TYPE_CHECKING:
+    from ssl_pipeline.recipe import Recipe
 
 PENALTIES = (0.01, 0.1, 1.0)
 """scikit-learn's C: the inverse of the L2 penalty."""
@@ -61,6 +67,25 @@ class Labels:
             order = np.random.default_rng(int.from_bytes(seed, "big")).permutation(np.flatnonzero(classes == name))
             chosen.append(order[:shots])
         return np.concatenate(chosen)
+
+
+def own(name: str, pack: Pack, encoder: Any, features: Features, settings: Classification) -> Result:
+    """Both probes on these features of every split."""
+    labels = labels_of(pack)
+    rows, matrix = probe_methods(name, [features], labels, settings)
+    tested = len(labels.rows["test"])
+    metrics = summarize(pd.DataFrame(rows), tested)[name]
+    return Result(
+        metrics, {"confusion": ("confusion", matrix, labels.names)}, {"classes": labels.names, "test_samples": tested}
+    )
+
+
+def baselines(recipe: Recipe, pack: Pack, settings: Classification, step: Callable[[str], None]) -> dict[str, Metrics]:
+    """The metrics of every baseline by its name."""
+    from ssl_pipeline.evaluate.baselines import all_baselines
+
+    labels = labels_of(pack)
+    return summarize(pd.DataFrame(all_baselines(recipe, pack, labels, settings, step)), len(labels.rows["test"]))
 
 
 def labels_of(pack: Pack) -> Labels:
@@ -139,9 +164,9 @@ def interval(accuracies: list[float], test_samples: int) -> dict[str, float]:
     return {"mean": mean, "low": max(0.0, mean - low), "high": min(1.0, mean + high)}
 
 
-def summarize(results: pd.DataFrame, test_samples: int) -> dict[str, dict[str, dict[str, float]]]:
+def summarize(results: pd.DataFrame, test_samples: int) -> dict[str, Metrics]:
     """method -> metric name -> mean, low, high."""
-    summary: dict[str, dict[str, dict[str, float]]] = {}
+    summary: dict[str, Metrics] = {}
     for (method, probe, shots), group in results.groupby(["method", "probe", "shots"], sort=False):
         name = f"classification/{probe}/accuracy/{shots}"
         summary.setdefault(str(method), {})[name] = interval(group["accuracy"].tolist(), test_samples)

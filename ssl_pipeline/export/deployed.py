@@ -1,4 +1,4 @@
-"""The encoder as it is deployed: uint8 images in, float32 embeddings out, preprocessing inside."""
+"""The encoder as it is deployed: stored numbers in (such as uint8 images), float32 embeddings out, preprocessing inside."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 
 class DeployedEncoder(nn.Module):
-    """uint8 images `[batch, channels, side, side]` in 0..255 -> float32 embedding `[batch, dim]`, for any batch >= 1.
+    """One array of samples as the pack stores them, `[batch, ...]` -> float32 embedding `[batch, dim]`, for any batch >= 1.
 
-    Holds a frozen fp32 copy of `encoder` (float images in 0..1 -> `[batch, dim]`; ints `channels`, `image_size`, `dim`)
-    on the CPU in evaluation mode; the encoder itself stays as it was.
+    Holds a frozen fp32 copy of `encoder` on the CPU in evaluation mode; the encoder itself stays as it was.
     """
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).cpu().float().requires_grad_(False)
-        self.channels: int = self.encoder.channels
-        self.image_size: int = self.encoder.image_size
+        self.takes: str = self.encoder.takes
         self.dim: int = self.encoder.dim
         self.eval()
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.encoder(images.to(torch.float32) / 255)
+    def forward(self, stored: Tensor) -> Tensor:
+        return self.encoder(self.encoder.read({self.takes: stored}))
+
+    def example(self, count: int) -> Tensor:
+        """Random samples in stored form, in a type that every runtime has."""
+        stored = self.encoder.example(count, torch.Generator().manual_seed(count))[self.takes]
+        return stored.to(torch.int32) if stored.dtype == torch.uint16 else stored

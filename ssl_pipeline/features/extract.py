@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ssl_pipeline.encoders.encoder import Encoder
+from ssl_pipeline.encoders.encoder import Batch, Encoder
 from ssl_pipeline.features.quality import label_free_quality
-from ssl_pipeline.pretext.pack import SPLITS, EncodedImages, Images, Pack
+from ssl_pipeline.ingest.item import SPLITS
+from ssl_pipeline.pretext.pack import Arrays, Pack, rows_in, take
 from ssl_pipeline.pretrain.compute import fast_forward
-from ssl_pipeline.pretrain.data import Images as Batches
+from ssl_pipeline.pretrain.data import Samples
 from ssl_pipeline.recipe import Pretrain
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+Forward = Callable[[Batch], torch.Tensor]
 
 
 BATCH = 256
@@ -33,17 +34,16 @@ CHUNK = 16
 """Batches whose embeddings are written at a time."""
 
 
-def embed(encoder: Encoder, images: Images, settings: Pretrain, forward: Forward | None = None) -> np.ndarray:
-    """uint8 `[n, channels, side, side]` -> float32 `[n, dim]`, on the device that the encoder is on."""
-    forward = forward or fast_forward(encoder, settings, len(images), BATCH)
-    chunks = list(in_chunks(forward, encoder, images))
+def embed(encoder: Encoder, arrays: Arrays, settings: Pretrain, forward: Forward | None = None) -> np.ndarray:
+    """Stored samples `[n, ...]` -> float32 `[n, dim]`, on the device that the encoder is on."""
+    forward = forward or fast_forward(encoder, settings, rows_in(arrays), BATCH)
+    chunks = list(in_chunks(forward, encoder, arrays))
     return np.concatenate(chunks) if chunks else np.empty((0, encoder.dim), np.float32)
 
 
-def in_chunks(forward: Forward, encoder: Encoder, images: Images) -> Iterator[np.ndarray]:
-    """Embeddings of a few thousand images at a time; the next images are read while the device works."""
-    tier = "decoded" if isinstance(images, EncodedImages) else "mapped"
-    batches = Batches(images, encoder.mean.device, tier=tier).batches(list(torch.arange(len(images)).split(BATCH)))
+def in_chunks(forward: Forward, encoder: Encoder, arrays: Arrays) -> Iterator[np.ndarray]:
+    """Embeddings of a few thousand samples at a time; the next samples are read while the device works."""
+    batches = Samples(arrays, encoder.device, tier="mapped").batches(list(torch.arange(rows_in(arrays)).split(BATCH)))
     while chunk := [forward(batch) for batch in islice(batches, CHUNK)]:
         yield torch.cat(chunk).cpu().numpy()
 
@@ -58,17 +58,17 @@ def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain) -> dic
             ("embedding", pa.list_(pa.float32(), encoder.dim)),
         ]
     )
-    stored = {split: pack.images(split) for split in SPLITS}
-    samples = sum(map(len, stored.values()))
+    stored = {split: pack.samples(split) for split in SPLITS}
+    samples = sum(map(rows_in, stored.values()))
     forward = fast_forward(encoder, settings, samples, BATCH)
     with (
         pq.ParquetWriter(folder / "features.parquet", schema, compression="zstd") as writer,
         ThreadPoolExecutor(1, "write features") as background,
     ):
         writing = None
-        for split, images in stored.items():
+        for split, arrays in stored.items():
             index, at = pack.index(split), 0
-            for embedding in in_chunks(forward, encoder, images):
+            for embedding in in_chunks(forward, encoder, arrays):
                 rows = index.iloc[at : at + len(embedding)]
                 at += len(embedding)
                 columns = [
@@ -82,7 +82,7 @@ def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain) -> dic
                 writing = background.submit(writer.write_table, pa.Table.from_arrays(columns, schema=schema))
         if writing:
             writing.result()
-    return {"dim": encoder.dim, "samples": samples, **label_free_quality(encoder, pack, forward)}
+    return {"dim": encoder.dim, "samples": samples, **label_free_quality(encoder, pack, settings)}
 
 
 def read(path: Path, split: str) -> np.ndarray:
@@ -93,16 +93,25 @@ def read(path: Path, split: str) -> np.ndarray:
 
 
 def neighbours(
-    path: Path, pack: Pack, queries: int = 8, k: int = 8
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Random test images `[queries, channels, side, side]`, their nearest training images by cosine, nearest first
-    `[queries, k, ...]`, and whether each is of the query's class, where all of these have one."""
+    path: Path, pack: Pack, encoder: Encoder, queries: int = 8, k: int = 8
+) -> tuple[Any, Any, np.ndarray | None]:
+    """Random test samples `[queries, ...]` as the encoder shows them (images, or texts), their nearest training samples by
+    cosine, nearest first `[queries, k, ...]`, and whether each is of the query's class, where all of these have one."""
     index = {split: pack.index(split)["label"].to_numpy(dtype=object) for split in ("train", "test")}
     chosen = np.sort(np.random.default_rng(0).permutation(len(index["test"]))[:queries])
     test, train = (torch.nn.functional.normalize(torch.tensor(read(path, s)), dim=1) for s in ("test", "train"))
     nearest = (test[chosen] @ train.T).topk(min(k, len(train)), dim=1).indices.numpy()
-    images = pack.images("train")
-    found = np.stack([images[row] for row in nearest])
+
+    def shown(split: str, rows: np.ndarray) -> Any:
+        batch = {
+            name: torch.from_numpy(part).to(encoder.device) for name, part in take(pack.samples(split), rows).items()
+        }
+        with torch.no_grad():
+            return encoder.show(batch)
+
+    found = [shown("train", row) for row in nearest]
     own, theirs = index["test"][chosen][:, None], index["train"][nearest]
     labelled = not (pd.isna(own).any() or pd.isna(theirs).any())
-    return pack.images("test")[chosen], found, (own == theirs) if labelled else None
+    return (
+        shown("test", chosen), found if isinstance(found[0], list) else np.stack(found), (own == theirs) if labelled else None
+    )  # fmt: skip

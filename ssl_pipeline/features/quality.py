@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.pretext.labels import generator
-from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.pretext.pack import Pack, rows_in, take
 from ssl_pipeline.pretext.views import Views
+from ssl_pipeline.pretrain.compute import mixed_precision
+from ssl_pipeline.recipe import Pretrain
 
 SAMPLES = 2048
-VIEWS = Views(min_scale=0.5, flip=False, color=0.4, blur=False)
-"""The same mild views for every recipe, so that alignment can be compared."""
+VIEWS: dict[str, Any] = {"image": Views(min_scale=0.5, flip=False, color=0.4, blur=False)}
+"""By what the encoder takes: the same mild views for every recipe, so that alignment can be compared."""
 
 
 def rankme(embedding: Tensor) -> float:
@@ -37,18 +39,27 @@ def uniformity(embedding: Tensor) -> float:
 
 
 @torch.inference_mode()
-def label_free_quality(encoder: Encoder, pack: Pack, forward: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """`rankme`, `alignment` and `uniformity` of the encoder on up to 2,048 validation images;
-    `forward` embeds a batch of images in 0..1."""
-    stored = pack.images("validation")
-    chosen = np.random.default_rng(0).permutation(len(stored))[:SAMPLES]  # a source is often sorted by class
-    images = torch.from_numpy(stored[np.sort(chosen)]).float() / 255
-    draws = VIEWS.draw((len(images), 2), generator(0, "quality"))
-
-    def embed(batch: Tensor) -> Tensor:
-        return torch.cat([forward(part).cpu() for part in batch.split(256)])
-
-    first, second = (embed(VIEWS.render(images, {k: v[:, i] for k, v in draws.items()})) for i in (0, 1))
-    plain = embed(images)
-    values = {"rankme": rankme(plain), "alignment": alignment(first, second), "uniformity": uniformity(plain)}
+def label_free_quality(encoder: Encoder, pack: Pack, settings: Pretrain) -> dict[str, float]:
+    """`rankme`, `uniformity` and, where there are views of such samples, `alignment` of the encoder on up to 2,048 validation
+    samples."""
+    stored = pack.samples("validation")
+    chosen = np.random.default_rng(0).permutation(rows_in(stored))[:SAMPLES]  # a source is often sorted by class
+    samples = {name: torch.from_numpy(part) for name, part in take(stored, np.sort(chosen)).items()}
+    autocast = mixed_precision(settings, encoder.device)
+    draws = views.draw((len(chosen), 2), generator(0, "quality")) if (views := VIEWS.get(encoder.takes)) else {}
+    embeddings: dict[str, list[Tensor]] = {"plain": [], "first": [], "second": []}
+    for at in range(0, len(chosen), 256):
+        part = slice(at, at + 256)
+        with autocast():
+            inputs = encoder.read({name: array[part].to(encoder.device) for name, array in samples.items()})
+            embeddings["plain"].append(encoder(inputs).float().cpu())
+            if views:
+                shown = views.render(inputs, {name: value[part].to(encoder.device) for name, value in draws.items()})
+                both = encoder(shown).float().cpu().chunk(2)
+                embeddings["first"].append(both[0])
+                embeddings["second"].append(both[1])
+    found = {name: torch.cat(parts) for name, parts in embeddings.items() if parts}
+    values = {"rankme": rankme(found["plain"]), "uniformity": uniformity(found["plain"])}
+    if views:
+        values["alignment"] = alignment(found["first"], found["second"])
     return {name: round(value, 4) for name, value in values.items()}

@@ -21,7 +21,7 @@ from stat import S_ISLNK
 from typing import Any
 
 from ssl_pipeline.ingest.folder import Layout, Parts, hidden
-from ssl_pipeline.ingest.images import BadImage
+from ssl_pipeline.ingest.images import BadSample
 from ssl_pipeline.ingest.item import Item, Reading, read_bounded
 from ssl_pipeline.ingest.sources import Archive
 from ssl_pipeline.part import PipelineError
@@ -123,4 +123,4 @@ def _load(open_member: Callable[[], Any], declared: int) -> bytes:
         with open_member() as file:
             return read_bounded(file, declared)
     except DAMAGE as error:
-        raise BadImage(f"damaged in the archive: {error}") from error
+        raise BadSample(f"damaged in the archive: {error}") from error

@@ -1,13 +1,14 @@
 """Source -> dataset: every usable sample once, in shards by split; everything else in quarantine with its reason.
 
-A sample's identity is its decoded pixels, and its split a hash of that identity (or of its group): adding data moves no
-sample to another split. Of equal samples the first in the source's order is kept, whatever their splits.
+A sample's identity is its decoded content (of an image its pixels), and its split a hash of that identity, or of its
+group: adding data moves no sample to another split. Of equal samples the first in the source's order is kept, whatever
+their splits.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,8 +21,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ssl_pipeline.ingest import readers
-from ssl_pipeline.ingest.images import BadImage, decode, sample_id
-from ssl_pipeline.ingest.item import SPLITS, Item, Reading
+from ssl_pipeline.ingest.item import SPLITS, BadSample, Item, Reading
+from ssl_pipeline.ingest.media import MEDIA
+from ssl_pipeline.ingest.medium import Medium
 from ssl_pipeline.ingest.shards import Shards, rows
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.recipe import Dataset, Split
@@ -36,9 +38,8 @@ class Census:
 
     splits: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
-    heights: Counter[int] = field(default_factory=Counter)
-    widths: Counter[int] = field(default_factory=Counter)
-    channels: int = 1
+    tallies: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    """What the medium counts."""
 
 
 @dataclass
@@ -63,19 +64,16 @@ def write(dataset: Dataset, root: Path, tree: Path) -> dict[str, Any]:
     census, quarantine = Census(), Quarantine()
     tree.mkdir()
     reading = readers.read(dataset.source, root)
-    with Shards(tree) as shards:
-        total = _stream(reading, dataset.split, shards, census, quarantine)
+    medium = MEDIA[dataset.source.modality]
+    with Shards(tree, medium) as shards:
+        total = _stream(reading, medium, dataset.split, shards, census, quarantine)
     _check(dataset, total, census, quarantine)
     _write_quarantine(tree, quarantine)
     about = {
-        "name": dataset.name, "modality": "image", "samples": census.splits.total(),
+        "name": dataset.name, "modality": dataset.source.modality, "samples": census.splits.total(),
         "splits": {split: census.splits[split] for split in SPLITS},
-        "classes": sorted(census.labels) or None, "labelled": census.labels.total(), "channels": census.channels,
-        "sizes": {
-            "min": [min(census.heights), min(census.widths)],
-            "median": [median(census.heights), median(census.widths)],
-            "max": [max(census.heights), max(census.widths)],
-        },
+        "classes": sorted(census.labels) or None, "labelled": census.labels.total(),
+        **medium.summary(census.tallies),
         "quarantined": len(quarantine.bad) + len(quarantine.repeats), "format": 1,
     }  # fmt: skip
     write_json(tree / "dataset.json", about)
@@ -90,17 +88,9 @@ def split_of(key: str, split: Split, missing: Iterable[str] = SPLITS) -> str:
     return chosen if chosen in missing else "train"
 
 
-def median(counts: Counter[int]) -> int:
-    """The (lower) median of counted values."""
-    half, seen = (counts.total() + 1) // 2, 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= half:
-            return value
-    raise ValueError("no values")
-
-
-def _stream(reading: Reading, split: Split, shards: Shards, census: Census, quarantine: Quarantine) -> int:
+def _stream(
+    reading: Reading, medium: Medium, split: Split, shards: Shards, census: Census, quarantine: Quarantine
+) -> int:
     """One pass over the source; returns the number of items. Held in memory: the identities, what is in
     quarantine, and a row group a split."""
     # a source that names train and test but no validation gets one out of its train, and likewise for test
@@ -113,12 +103,11 @@ def _stream(reading: Reading, split: Split, shards: Shards, census: Census, quar
         source, label, group = (printable(text) for text in (item.source, item.label, item.group))
         assert source is not None
         try:
-            data = item.load()
-            image = decode(data)
-        except BadImage as reason:
+            sample = medium.read(item.load(), item.extra)
+        except BadSample as reason:
             quarantine.bad.append((source, str(reason)))
             continue
-        identity = sample_id(image)
+        identity = sample.identity
         if bytes.fromhex(identity) in seen:
             quarantine.repeats.append((source, label, identity))
             continue
@@ -131,17 +120,11 @@ def _stream(reading: Reading, split: Split, shards: Shards, census: Census, quar
             raise PipelineError(
                 f"group {group!r} stands in {groups[group]} and in {chosen}: correct the split column or leave it out"
             )
-        shards.add(
-            chosen,
-            {
-                "sample_id": identity, "image": {"bytes": data, "path": None}, "label": label, "group": group,
-                "source": source, "height": image.height, "width": image.width,
-            },
-        )  # fmt: skip
+        row = {"sample_id": identity, "label": label, "group": group, "source": source}
+        shards.add(chosen, row | sample.columns)
         census.splits[chosen] += 1
-        census.heights[image.height] += 1
-        census.widths[image.width] += 1
-        census.channels = max(census.channels, len(image.getbands()))
+        for name, value in sample.counted.items():
+            census.tallies[name][value] += 1
         if label is not None:
             census.labels[label] += 1
     return total
@@ -165,7 +148,7 @@ def _check(dataset: Dataset, total: int, census: Census, quarantine: Quarantine)
         raise PipelineError("the source holds no files: correct its path")
     if samples == 0:
         raise PipelineError(
-            f"none of {total} files is a usable image: {commonest}; correct the source's path or the files"
+            f"none of {total} files is a usable {dataset.source.modality}: {commonest}; correct the source's path or the files"
         )
     if bad / total > dataset.max_quarantined:
         raise PipelineError(

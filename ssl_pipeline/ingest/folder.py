@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ssl_pipeline.ingest.item import SPLIT_NAMES, Item, Reading, read_file, unusable
-from ssl_pipeline.ingest.sources import ImageFolder
+from ssl_pipeline.ingest.sources import Folder
 from ssl_pipeline.part import PipelineError
 
 SYSTEM = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
@@ -48,7 +48,7 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
-def read(source: ImageFolder, folder: Path) -> Reading:
+def read(source: Folder, folder: Path) -> Reading:
     """Raises PipelineError where the folder is missing or cannot be listed."""
     folder = folder.resolve()
     layout = Layout.of((e.name for e in _listed(folder) if e.is_dir(follow_symlinks=False)), source.labels)

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ssl_pipeline.ingest.item import BadSample
+from ssl_pipeline.ingest.medium import FILE, INT, Sample, ranges
 
 MAX_PIXELS = 100_000_000
 FORMATS = {
@@ -35,35 +41,49 @@ UPRIGHT = {
 }
 
 
-class BadImage(Exception):
-    """A file that is no usable image. The message is the reason: a few words, then details behind a colon."""
+class Images:
+    """Image files: a sample's identity is its decoded pixels."""
+
+    columns = {"image": (FILE, {"_type": "Image"}), "height": INT, "width": INT}
+
+    def read(self, data: bytes, extra: Mapping[str, Any]) -> Sample:
+        image = decode(data)
+        size = {"height": image.height, "width": image.width}
+        return Sample(
+            sample_id(image),
+            {"image": {"bytes": data, "path": None}, **size},
+            {**size, "channels": len(image.getbands())},
+        )
+
+    def summary(self, tallies: dict[str, Counter[int]]) -> dict[str, Any]:
+        return {"channels": max(tallies["channels"]), "sizes": ranges(tallies, "height", "width")}
 
 
 def decode(data: bytes, channels: int | None = None) -> Image.Image:
     """The first frame as an upright 8-bit image in mode L or RGB (`channels` 1 or 3 decides; None keeps grey grey).
 
-    Alpha is composited on white, 16-bit values are divided by 257. Raises BadImage with the reason; images above 100
+    Alpha is composited on white, 16-bit values are divided by 257. Raises BadSample with the reason; images above 100
     megapixels are refused by their header, before anything is decoded.
     """
     if not data:
-        raise BadImage("empty file")
+        raise BadSample("empty file")
     looks_like = next((name for name, starts in FORMATS.items() if data.startswith(starts)), None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own bomb warning comes at another limit than ours
             image: Image.Image = Image.open(BytesIO(data), formats=tuple(FORMATS))
             if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"oversized: {image.width}x{image.height} pixels, above 100 megapixels")
+                raise BadSample(f"oversized: {image.width}x{image.height} pixels, above 100 megapixels")
             image.load()
             image = _eight_bit(_upright(image))
-    except BadImage:
+    except BadSample:
         raise
     except Image.DecompressionBombError as error:
-        raise BadImage(f"oversized: {error}") from error
+        raise BadSample(f"oversized: {error}") from error
     except UnidentifiedImageError as error:
-        raise BadImage(f"damaged or unsupported {looks_like}" if looks_like else "not an image") from error
+        raise BadSample(f"damaged or unsupported {looks_like}" if looks_like else "not an image") from error
     except Exception as error:  # on hostile bytes Pillow's decoders raise nearly anything, SyntaxError included
-        raise BadImage(
+        raise BadSample(
             f"damaged {looks_like or 'image'}: {' '.join(str(error).split()) or type(error).__name__}"
         ) from error
     return image if channels is None else image.convert("L" if channels == 1 else "RGB")
@@ -111,7 +131,7 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     """uint8 from 16-bit, 32-bit or float grey. An image's own range never stretches it: scales are fixed."""
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 65535):  # also false for NaN
-        raise BadImage(
+        raise BadSample(
             f"unknown scale: values from {low:g} to {high:g}, expected 0..65535 (floats also 0..1 or 0..255)"
         )
     if np.issubdtype(values.dtype, np.integer):

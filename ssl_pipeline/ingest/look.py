@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssl_pipeline.ingest import readers, table
-from ssl_pipeline.ingest.dataset import median, printable
-from ssl_pipeline.ingest.images import BadImage, decode
-from ssl_pipeline.ingest.sources import Archive, ImageFolder, Source, Table
+from ssl_pipeline.ingest.dataset import printable
+from ssl_pipeline.ingest.images import decode
+from ssl_pipeline.ingest.item import BadSample
+from ssl_pipeline.ingest.medium import median
+from ssl_pipeline.ingest.sources import Archive, Folder, Source, Table
 from ssl_pipeline.part import PipelineError
 
 SAMPLE = 500
@@ -60,7 +62,7 @@ def look(path: Path) -> Findings:
         tried.add(item.label or "")
         try:
             image = decode(item.load())
-        except BadImage as reason:
+        except BadSample as reason:
             reasons[str(reason).partition(":")[0]] += 1
             continue
         usable.add(item.label or "")
@@ -89,7 +91,7 @@ def image_size(shorter_side: int) -> int:
 
 def _source(path: Path) -> Source:
     if path.is_dir():
-        return ImageFolder(path=str(path))
+        return Folder(path=str(path))
     if not path.exists():
         raise PipelineError(f"{path}: there is nothing: name a folder, an archive or a table of images")
     if not (path.suffix.lower() in (".csv", ".parquet") or table.is_parquet(path)):
@@ -103,7 +105,7 @@ def _source(path: Path) -> Source:
         raise PipelineError(
             f"{path}: no column looks like images (columns: {', '.join(known.values()) or 'none'}): name one 'image'"
         )
-    return Table(path=str(path), image=image, label=label, group=group, split=known.get("split"))
+    return Table(path=str(path), file=image, label=label, group=group, split=known.get("split"))
 
 
 def _notes(found: Findings, sampled: int, reasons: Counter[str]) -> list[str]:

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ssl_pipeline.ingest import archive, demo, folder, table
-from ssl_pipeline.ingest.item import Reading
-from ssl_pipeline.ingest.sources import Archive, Demo, ImageFolder, Source, Table
+from ssl_pipeline.ingest.item import Item, Reading
+from ssl_pipeline.ingest.sources import Archive, Demo, Folder, Source, Table
 from ssl_pipeline.part import PipelineError
 
 
 def read(source: Source, root: Path) -> Reading:
     """The source's items. Raises PipelineError where it is missing or cannot be read as what it is said to be."""
+    reading = _read(source, root)
+    if isinstance(source, Folder | Archive) and source.pattern:
+        return replace(reading, items=_named(reading.items, source.pattern))
+    return reading
+
+
+def _named(items: Iterator[Item], pattern: str) -> Iterator[Item]:
+    """The items with the label and group that their paths name."""
+    for item in items:
+        found = re.search(pattern, item.source)
+        named: dict[str, Any] = {k: v for k, v in found.groupdict().items() if v} if found else {}
+        yield replace(item, **named)
+
+
+def _read(source: Source, root: Path) -> Reading:
     match source:
-        case ImageFolder():
+        case Folder():
             return folder.read(source, located(source.path, root))
         case Archive():
             return archive.read(source, located(source.path, root))
@@ -40,7 +58,7 @@ def located(path: str, root: Path) -> Path:
 
 def _traces(source: Source, root: Path) -> Iterator[str]:
     match source:
-        case ImageFolder():
+        case Folder():
             top = located(source.path, root).resolve()
             for parts, file, _ in folder.walk(top):
                 yield _trace("/".join(parts), Path(file))

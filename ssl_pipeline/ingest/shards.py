@@ -12,42 +12,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssl_pipeline.ingest.item import SPLITS
+from ssl_pipeline.ingest.medium import TEXT, Column, Medium
 from ssl_pipeline.part import PipelineError
 
 SHARD_BYTES = 64 << 20
-"""Image bytes after which a new shard begins."""
+"""Content bytes after which a new shard begins."""
 GROUP_BYTES, GROUP_ROWS = 4 << 20, 1024
-"""Image bytes or rows after which a row group is written: what a reader has to hold in memory."""
+"""Content bytes or rows after which a row group is written: what a reader has to hold in memory."""
 
-FEATURES = {
-    "sample_id": {"dtype": "string", "_type": "Value"},
-    "image": {"_type": "Image"},
-    "label": {"dtype": "string", "_type": "Value"},
-    "group": {"dtype": "string", "_type": "Value"},
-    "source": {"dtype": "string", "_type": "Value"},
-    "height": {"dtype": "int32", "_type": "Value"},
-    "width": {"dtype": "int32", "_type": "Value"},
-}
-SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("label", pa.string()),
-        ("group", pa.string()),
-        ("source", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-    ],
-    metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
-)
 Row = dict[str, Any]
+
+
+def schema_of(medium: Medium) -> pa.Schema:
+    """What every sample has, and the medium's columns: its content first, its measures last."""
+    (content, first), *measures = medium.columns.items()
+    common = {"label": TEXT, "group": TEXT, "source": TEXT}
+    columns: dict[str, Column] = {"sample_id": TEXT, content: first, **common, **dict(measures)}
+    features = {name: feature for name, (_, feature) in columns.items()}
+    return pa.schema(
+        [(name, kind) for name, (kind, _) in columns.items()],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def weight(value: Any) -> int:
+    """Bytes of a row's content."""
+    return len(value["bytes"]) if isinstance(value, dict) else len(value)
 
 
 class Shards:
     """Writes rows into `<tree>/<split>-00000.parquet` and so on. The same rows make the same bytes."""
 
-    def __init__(self, tree: Path) -> None:
-        self._splits = {split: _SplitWriter(tree, split) for split in SPLITS}
+    def __init__(self, tree: Path, medium: Medium) -> None:
+        schema = schema_of(medium)
+        self._splits = {split: _SplitWriter(tree, split, schema) for split in SPLITS}
 
     def add(self, split: str, row: Row) -> None:
         self._splits[split].add(row)
@@ -66,15 +64,16 @@ class Shards:
 
 
 class _SplitWriter:
-    def __init__(self, tree: Path, split: str) -> None:
-        self.tree, self.split = tree, split
+    def __init__(self, tree: Path, split: str, schema: pa.Schema) -> None:
+        self.tree, self.split, self.schema = tree, split, schema
+        self.content = schema.names[1]
         self.rows: list[Row] = []
         self.group_bytes = self.shard_bytes = self.shards = 0
         self.file: pq.ParquetWriter | None = None
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
-        self.group_bytes += len(row["image"]["bytes"])
+        self.group_bytes += weight(row[self.content])
         if self.group_bytes >= GROUP_BYTES or len(self.rows) >= GROUP_ROWS:
             self.write_group()
             if self.shard_bytes >= SHARD_BYTES:
@@ -83,12 +82,17 @@ class _SplitWriter:
     def write_group(self) -> None:
         if self.file is None:
             path = self.tree / f"{self.split}-{self.shards:05d}.parquet"
-            # image bytes are compressed already: dictionaries and statistics of them would only cost
+            # encoded files are compressed already: dictionaries and statistics of them would only cost
             self.file = pq.ParquetWriter(
-                path, SCHEMA, compression="zstd", compression_level=1, use_dictionary=["label"], write_statistics=False
+                path,
+                self.schema,
+                compression="zstd",
+                compression_level=1,
+                use_dictionary=["label"],
+                write_statistics=False,
             )
             self.shards += 1
-        self.file.write_table(pa.Table.from_pylist(self.rows, SCHEMA))
+        self.file.write_table(pa.Table.from_pylist(self.rows, self.schema))
         self.shard_bytes += self.group_bytes
         self.rows, self.group_bytes = [], 0
 

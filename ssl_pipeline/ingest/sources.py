@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssl_pipeline.part import Part
 
@@ -12,23 +13,49 @@ FilePath = Annotated[str, Field(min_length=1)]
 """Relative to the project's root, absolute, or from `~`."""
 
 
-class ImageFolder(Part):
-    """A folder of image files, at any depth. The first folder below `path` is a sample's label, where there is one;
-    first folders named train, validation (val, valid) and test are splits, and the next one the label."""
+class Files(Part):
+    """What sources of files, one a sample, have in common."""
 
-    kind: Literal["image_folder"] = "image_folder"
     path: FilePath
     labels: bool = True
     """False takes no labels from the folders' names; those that name splits still do."""
+    pattern: str | None = None
+    """Regular expression with groups named `label` or `group`, searched in a file's path: `(?P<label>\\d)_(?P<group>[a-z]+)_`
+    reads 7_jackson_3.wav as the digit 7 by the speaker jackson."""
+
+    @field_validator("pattern")
+    @classmethod
+    def names_something(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            named = set(re.compile(pattern).groupindex)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        if not named or named - {"label", "group"}:
+            raise ValueError(
+                f"{pattern!r} names {sorted(named) or 'nothing'}: name a part (?P<label>...) or (?P<group>...)"
+            )
+        return pattern
 
 
-class Archive(Part):
-    """A zip, tar or tar.gz of image files, read as if it were a folder and never unpacked to disk. Folders that hold
+class Folder(Files):
+    """A folder of files, at any depth. The first folder below `path` is a sample's label, where there is one;
+    first folders named train, validation (val, valid) and test are splits, and the next one the label."""
+
+    kind: Literal["image_folder", "audio_folder", "video_folder"] = "image_folder"
+
+    @property
+    def modality(self) -> str:
+        return self.kind.removesuffix("_folder")
+
+
+class Archive(Files):
+    """A zip, tar or tar.gz of files, read as if it were a folder and never unpacked to disk. Folders that hold
     everything in the archive (`photos/` in photos.zip) are passed over: they are neither label nor split."""
 
     kind: Literal["archive"] = "archive"
-    path: FilePath
-    labels: bool = True
+    modality: Literal["image", "audio", "video"] = "image"
 
 
 class Table(Part):
@@ -36,29 +63,41 @@ class Table(Part):
 
     kind: Literal["table"] = "table"
     path: FilePath
-    image: str = "image"
-    """Column with a file path (relative to the table's folder), or with the image's bytes (Parquet)."""
+    modality: Literal["image", "audio", "video"] = "image"
+    file: str = ""
+    """Column with a file path (relative to the table's folder), or with the file's bytes (Parquet); by default it is named
+    as the modality."""
     label: str | None = None
     group: str | None = None
     """Column whose equal values never stand in two splits: a patient, a speaker, a place."""
     split: str | None = None
     """Column that says train, validation (val, valid) or test."""
 
+    @property
+    def content(self) -> str:
+        return self.file or self.modality
+
     @model_validator(mode="after")
     def columns_differ(self) -> Self:
-        named = [column for column in (self.image, self.label, self.group, self.split) if column is not None]
+        named = [column for column in (self.content, self.label, self.group, self.split) if column is not None]
         if twice := [column for column in named if named.count(column) > 1]:
-            raise ValueError(
-                f"column {twice[0]!r} is named for two purposes: image, label, group and split must differ"
-            )
+            raise ValueError(f"column {twice[0]!r} is named for two purposes: file, label, group and split must differ")
         return self
 
 
+DEMOS = {"mnist_5k": "image"}
+"""The demo data there is, with its modality."""
+
+
 class Demo(Part):
-    """Real images that travel inside a package."""
+    """Real data that travels inside a package."""
 
     kind: Literal["demo"] = "demo"
     name: Literal["mnist_5k"] = "mnist_5k"
 
+    @property
+    def modality(self) -> str:
+        return DEMOS[self.name]
 
-Source = Annotated[ImageFolder | Archive | Table | Demo, Field(discriminator="kind")]
+
+Source = Annotated[Folder | Archive | Table | Demo, Field(discriminator="kind")]

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 def read(source: Table, path: Path) -> Reading:
     """Raises PipelineError where the table is missing or malformed, has no such column, or names an unknown split."""
-    wanted = [c for c in (source.image, source.label, source.group, source.split) if c is not None]
+    wanted = [c for c in (source.content, source.label, source.group, source.split) if c is not None]
     known = columns(path)
     for column in wanted:
         if column not in known:
@@ -35,7 +35,7 @@ def read(source: Table, path: Path) -> Reading:
     def items() -> Iterator[Item]:
         folder = path.parent.resolve()
         for number, row in rows(path, wanted):
-            name, load = _image(row[source.image], number, folder)
+            name, load = _file(row[source.content], number, folder)
             label, group = (text(row[c]) if c else None for c in (source.label, source.group))
             yield Item(name, load, label, group, _split(row[source.split], number, path) if source.split else None)
 
@@ -46,9 +46,9 @@ def read(source: Table, path: Path) -> Reading:
 def named_files(source: Table, path: Path) -> Iterator[Path]:
     """The files inside the table's folder that its image column names."""
     folder = path.parent.resolve()
-    if source.image in columns(path):
-        for _, row in rows(path, [source.image]):
-            value = row[source.image]
+    if source.content in columns(path):
+        for _, row in rows(path, [source.content]):
+            value = row[source.content]
             value = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
             if isinstance(value, str) and (file := _inside(value, folder)):
                 yield file
@@ -92,7 +92,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
-    # buffered and unthreaded: a column chunk may hold gigabytes of images, and must not be read ahead
+    # buffered and unthreaded: a column chunk may hold gigabytes of files, and must not be read ahead
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=32, columns=wanted, use_threads=False):
             yield from batch.to_pylist()
@@ -113,15 +113,15 @@ def _split(value: Any, number: int, path: Path) -> str | None:
     return SPLIT_NAMES[name.strip().lower()] if name else None
 
 
-def _image(value: Any, number: int, folder: Path) -> tuple[str, Callable[[], bytes]]:
-    """(source name, load) of an image cell: bytes, a path, or the two in a struct as `datasets` writes them."""
+def _file(value: Any, number: int, folder: Path) -> tuple[str, Callable[[], bytes]]:
+    """(source name, load) of a cell: bytes, a path, or the two in a struct as `datasets` writes them."""
     name = f"row {number}"
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return name, partial(bytes, value)
     if not isinstance(value, str) or not value:
-        return name, unusable("no image in this row")
+        return name, unusable("no file in this row")
     file = _inside(value, folder)
     return value, partial(read_file, file) if file else unusable("outside the table's folder")
 

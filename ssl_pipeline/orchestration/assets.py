@@ -10,6 +10,8 @@ from typing import Any
 import dagster as dg
 
 from ssl_pipeline import chain, recipe
+from ssl_pipeline.evaluate.settings import KINDS as EVALUATIONS
+from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.orchestration import metadata
 from ssl_pipeline.part import Part, PipelineError
 from ssl_pipeline.project import Project
@@ -19,7 +21,7 @@ SLICES = {
     "pretext_labels": {"encoder", "pretext", "pretrain"},
     "pretrained_encoder": {"encoder", "pretext", "pretrain"},
     "features": {"encoder"},
-    "classification": {"encoder", "evaluations"},
+    **{kind: {"encoder", "evaluations"} for kind in EVALUATIONS},
     "registered_model": {"name", "promote"},
 }
 """The fields of the recipe that decide each stage; a change of them is a new code version in Dagster's eyes."""
@@ -52,10 +54,13 @@ def dataset_asset(config: recipe.Dataset) -> dg.AssetsDefinition:
 def recipe_assets(config: recipe.Recipe) -> Assets:
     """The assets of a recipe, in the order in which data meets them."""
 
-    def stage(name: str, after: Sequence[str], kinds: set[str], pool: str | None = None) -> Callable[[Any], Any]:
+    def stage(
+        name: str, *after: Sequence[str], kinds: set[str], pool: str | None = None, description: str | None = None
+    ) -> Callable[[Any], Any]:
         return dg.asset(
             key=[config.name, name],
-            deps=[after],
+            description=description,
+            deps=list(after),
             group_name=config.name,
             kinds=kinds,
             pool=pool,
@@ -64,39 +69,40 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
             tags={"ssl_pipeline/task": config.pretext.task, "ssl_pipeline/dataset": config.dataset},
         )
 
-    @stage("pretext_labels", [config.dataset, "dataset"], {"parquet"})
+    @stage("pretext_labels", [config.dataset, "dataset"], kinds={"parquet"})
     def pretext_labels(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """The question that the encoder will be asked, made from the images alone (no human labels): a sheet that shows
-        it, the labels as a table with their balance, and the images packed at training size."""
+        """The question that the encoder will be asked, made from the data alone (no human labels): a sheet that shows
+        it, the labels as a table with their balance, and the data packed for training."""
         return result(run(context, lambda project, say: chain.pretext_labels(project, config, say)))
 
-    @stage("pretrained_encoder", [config.name, "pretext_labels"], {"pytorch"}, pool="gpu")
+    @stage("pretrained_encoder", [config.name, "pretext_labels"], kinds={"pytorch"}, pool="gpu")
     def pretrained_encoder(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The network after self-supervised training (last epoch's weights), with its training curves. An interrupted
         training goes on from its last checkpoint."""
         return result(run(context, lambda project, say: chain.pretrained_encoder(project, config, say)))
 
-    @stage("features", [config.name, "pretrained_encoder"], {"parquet", "pytorch"}, pool="gpu")
+    @stage("features", [config.name, "pretrained_encoder"], kinds={"parquet", "pytorch"}, pool="gpu")
     def features(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """One embedding a sample from the frozen encoder, and how good they are without looking at any label."""
         return result(run(context, lambda project, say: chain.features(project, config, say)))
 
-    @stage("classification", [config.name, "features"], {"scikitlearn"})
-    def classification(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """How well human labels can be read off the frozen features, from few labels a class to all, on test data that
-        nothing else saw; beside a random encoder, raw pixels and supervised training on the same labels."""
-        return result(run(context, lambda project, say: chain.classification(project, config, say)))
+    def evaluation(part: EvaluationPart) -> dg.AssetsDefinition:
+        @stage(part.kind, [config.name, "features"], kinds=set(part.libraries), description=part.description)
+        def evaluate(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            return result(run(context, lambda project, say: chain.evaluation(project, config, part.kind, say)))
 
-    made = chain.stages_of(config)
+        return evaluate
 
-    @stage("registered_model", [config.name, made[-2]], {"mlflow"})
+    evaluations = [evaluation(part) for part in config.evaluations]
+    before: list[str] = [part.kind for part in config.evaluations] or ["features"]
+
+    @stage("registered_model", *([config.name, name] for name in before), kinds={"mlflow"})
     def registered_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The encoder as a version in MLflow's model registry, with the gates it passed; the champion where it is
         better than the one before."""
         return result(run(context, lambda project, say: chain.registered_model(project, config, say)))
 
-    every = [pretext_labels, pretrained_encoder, features, classification, registered_model]
-    return [asset for asset in every if asset.key.path[-1] in made]
+    return [pretext_labels, pretrained_encoder, features, *evaluations, registered_model]
 
 
 def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.AssetsDefinition:
@@ -104,7 +110,7 @@ def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.Ass
 
     @dg.asset(
         key=[dataset_name, "leaderboard"],
-        deps=[[r.name, "classification"] for r in recipes],
+        deps=[[r.name, part.kind] for r in recipes for part in r.evaluations],
         group_name="datasets",
         kinds={"markdown"},
     )
@@ -129,7 +135,7 @@ def run(context: dg.AssetExecutionContext, stage: Callable[[Project, Callable[[s
 
 def evaluated(project: Project, recipes: list[recipe.Recipe]) -> list[recipe.Recipe]:
     """Those that have been evaluated already."""
-    return [one for one in recipes if project.store.current(one.name, "classification")]
+    return [one for one in recipes if all(project.store.current(one.name, part.kind) for part in one.evaluations)]
 
 
 def result(stage: Stage) -> dg.MaterializeResult:

@@ -76,20 +76,29 @@ def recipe_checks(config: recipe.Recipe) -> Checks:
         encoder = current(config.name, "pretrained_encoder")
         return gated(gates.not_collapsed(encoder), **numbers(encoder, "effective_rank", "final_loss", "collapse_loss"))
 
-    @dg.asset_check(asset=key("classification"), blocking=True)
+    always: Checks = [data_pinned, labels_balanced, not_collapsed]
+    return always + (promotion_checks(config) if config.promote else [])
+
+
+def promotion_checks(config: recipe.Recipe) -> Checks:
+    """The gates on the metric that promotes."""
+    assert config.promote
+    kind = config.promote.evaluation
+    key = dg.AssetKey([config.name, kind])
+
+    @dg.asset_check(asset=key, blocking=True)
     def metric_floor() -> dg.AssetCheckResult:
         """The promoted metric reaches the recipe's minimum."""
-        stage = current(config.name, "classification")
+        stage = current(config.name, kind)
         return gated(gates.metric_floor(config, stage), **promoted(config, stage.summary["metrics"]))
 
-    @dg.asset_check(asset=key("classification"), blocking=True)
+    @dg.asset_check(asset=key, blocking=True)
     def better_than_random() -> dg.AssetCheckResult:
         """The promoted metric is above that of the same encoder with random weights."""
-        stage = current(config.name, "classification")
+        stage = current(config.name, kind)
         return gated(gates.better_than_random(config, stage), **promoted(config, stage.summary["metrics"]))
 
-    always: Checks = [data_pinned, labels_balanced, not_collapsed]
-    return always + ([metric_floor, better_than_random] if config.promote else [])
+    return [metric_floor, better_than_random]
 
 
 def current(owner: str, stage: str) -> Stage:

@@ -68,8 +68,8 @@ def selected(chosen: list[recipe.Recipe], to: str) -> list[list[str]]:
     """The assets of these recipes with their datasets, and a leaderboard where several of one dataset are compared."""
     keys = [[r.dataset, "dataset"] for r in chosen]
     keys += [[r.name, stage] for r in chosen for stage in chain.stages_of(r, to)]
-    if "classification" in chain.STAGES[: chain.STAGES.index(to) + 1]:
-        evaluated = [r.dataset for r in chosen if r.evaluations]
+    evaluated = [r.dataset for r in chosen if set(chain.stages_of(r, to)) & {part.kind for part in r.evaluations}]
+    if evaluated:
         keys += [[name, "leaderboard"] for name in sorted(set(evaluated)) if evaluated.count(name) > 1]
     return [list(key) for key in dict.fromkeys(map(tuple, keys))]
 

@@ -34,7 +34,7 @@ class BYOL(JointEmbedding):
     projection_dim: int = Field(256, ge=2)
     momentum: float = Field(0.99, ge=0, le=1)
     """Of the teacher at the start; it rises to 1. The paper takes 0.99 for 300 epochs, 0.996 for 1,000."""
-    views: Views = Views(solarize=0.1)
+    image_views: ClassVar[Views] = Views(solarize=0.1)
     encoder_passes: ClassVar[int] = 4
 
     def build_head(self, encoder: EncoderModule) -> nn.Module:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
     from ssl_pipeline.encoders.encoder import Encoder as EncoderModule
     from ssl_pipeline.pretext.task import Labels
-    from ssl_pipeline.recipe import Encoder
 
 
 class DINO(JointEmbedding):
     """Self-distillation with no labels, two large views and some small ones an image."""
 
     task: Literal["dino"] = "dino"
-    views: Views = Views(min_scale=0.4, solarize=0.1)
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    image_views: ClassVar[Views] = Views(min_scale=0.4, solarize=0.1)
     local_views: Views = Views(min_scale=0.05, max_scale=0.4)
     locals_per_image: int = Field(4, ge=0)
     local_size: int | None = Field(None, ge=8)
@@ -58,26 +58,27 @@ class DINO(JointEmbedding):
         """Two large views through student and teacher; a small view costs a quarter of a large one."""
         return 4 + math.ceil(self.locals_per_image / 4)
 
-    def check(self, encoder: Encoder) -> None:
+    def fitted(self, encoder: Any) -> Self:
         patch, side = token_patch(encoder), self.local_side(encoder.image_size)
         if patch and side % patch:
             raise ValueError(
-                f"pretext.local_size {side} is not a multiple of the patch size {patch} of {encoder.backbone}: "
+                f"local_size {side} is not a multiple of the patch size {patch} of {encoder.backbone}: "
                 f"use {max(1, round(side / patch)) * patch}"
             )
+        return super().fitted(encoder)
 
     def local_side(self, image_size: int) -> int:
         return self.local_size or image_size // 2
 
-    def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
+    def draw(self, count: int, encoder: Any, generator: Generator) -> Labels:
         large = super().draw(count, encoder, generator)
         small = self.local_views.draw((count, self.locals_per_image), generator)
         return large | {f"local_{name}": value for name, value in small.items()}
 
-    def render(self, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def render(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """The large views `[2 * batch, ...]` and the small ones `[locals * batch, channels, local_side, local_side]`."""
         drawn = {k.removeprefix("local_"): v for k, v in labels.items() if k.startswith("local_")}
-        large = super().render(images, {k: v for k, v in labels.items() if k in drawn})
+        large = super().render(encoder, images, {k: v for k, v in labels.items() if k in drawn})
         if not self.locals_per_image:
             return large, large[:0]
         return large, self.local_views.render(images, drawn, self.local_side(images.shape[-1]))
@@ -115,8 +116,8 @@ class DINO(JointEmbedding):
     def after_step(self, encoder: EncoderModule, head: Any, progress: float) -> None:
         follow(head.teacher, [encoder, head.projector, head.prototypes], self.momentum, progress)
 
-    def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        large, small = self.render(images, labels)
+    def picture(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Tensor:
+        large, small = self.render(encoder, images, labels)
         small = F.interpolate(small, images.shape[-2:]) if len(small) else small
         views = torch.cat([images, large, small])
         return views.unflatten(0, (-1, len(images))).transpose(0, 1)

@@ -9,12 +9,14 @@ L = mean over hidden patches of |prediction - pixels|^2, pixels normalised by pa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ssl_pipeline.encoders.names import fine_patch, token_patch
 from ssl_pipeline.part import late
+from ssl_pipeline.pretext.any_views import AnyViews, suited
 from ssl_pipeline.pretext.task import Labels, PretextTask
 from ssl_pipeline.pretext.views import Views
 
@@ -26,9 +28,6 @@ timm_vit = late("timm.models.vision_transformer")
 if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Generator, Tensor, nn
-
-    from ssl_pipeline.encoders.encoder import Encoder as EncoderModule
-    from ssl_pipeline.recipe import Encoder
 
 
 class Inpainting(PretextTask):
@@ -44,31 +43,37 @@ class Inpainting(PretextTask):
     decoder_dim: int = Field(128, ge=8)
     decoder_depth: int = Field(1, ge=1)
     """Transformer blocks in MAE's decoder."""
-    views: Views = Views(min_scale=0.5, color=0.0, blur=False)
-    """What happens to the image before patches are hidden."""
+    kinds: ClassVar[tuple[str, ...]] = ("image", "audio")
+    views: AnyViews | None = None
+    """What happens to the image before patches are hidden; by default a crop and nothing else."""
     encoder_passes: ClassVar[int] = 1
 
-    def check(self, encoder: Encoder) -> None:
-        fits = token_patch(encoder) or fine_patch(encoder.image_size)
+    def fitted(self, encoder: Any) -> Self:
+        height, width = encoder.shape
         patch, tokens = self.patch_of(encoder), token_patch(encoder)
-        if encoder.image_size % patch or (tokens and patch != tokens):
+        if height % patch or width % patch or (tokens and patch != tokens):
             what = (
                 f"is not the patch of {encoder.backbone}"
                 if tokens
-                else f"does not divide encoder.image_size {encoder.image_size}"
+                else f"does not divide encoder.image_size {height}"
+                if height == width
+                else f"does not divide the encoder's {height} x {width}"
             )
-            raise ValueError(f"pretext.patch {patch} {what}: use {fits}")
-        patches = (encoder.image_size // patch) ** 2
+            raise ValueError(f"patch {patch} {what}: use {tokens or fine_patch(math.gcd(height, width))}")
+        patches = height * width // patch**2
         if not 0 < round(patches * self.mask_ratio) < patches:
-            raise ValueError(f"pretext.mask_ratio {self.mask_ratio} of {patches} patches hides none or all: use 0.5")
+            raise ValueError(f"mask_ratio {self.mask_ratio} of {patches} patches hides none or all: use 0.5")
+        crop = Views(min_scale=0.5, color=0.0, blur=False)
+        return self.model_copy(update={"views": suited(self.views, encoder.kind, "views", crop)})
 
-    def patch_of(self, encoder: Encoder) -> int:
+    def patch_of(self, encoder: Any) -> int:
         """The patch's side: the recipe's, else the vision transformer's own, else one that leaves at most eight a side."""
-        return self.patch or token_patch(encoder) or fine_patch(encoder.image_size)
+        return self.patch or token_patch(encoder) or fine_patch(math.gcd(*encoder.shape))
 
-    def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
+    def draw(self, count: int, encoder: Any, generator: Generator) -> Labels:
         """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
-        patches = (encoder.image_size // self.patch_of(encoder)) ** 2
+        assert self.views
+        patches = math.prod(encoder.shape) // self.patch_of(encoder) ** 2
         noise = torch.rand(count, patches, generator=generator).split(65536)  # ranks of a million images take gigabytes
         hidden = torch.cat([part.argsort(1).argsort(1) < patches - self.seen(patches) for part in noise])
         return {"hidden": hidden, **self.views.draw((count,), generator)}
@@ -80,14 +85,15 @@ class Inpainting(PretextTask):
     def table(self, labels: Labels) -> DataFrame:
         return pd.DataFrame({"hidden_patches": [row.nonzero().flatten().numpy() for row in labels["hidden"]]})
 
-    def build_head(self, encoder: EncoderModule) -> nn.Module:
+    def build_head(self, encoder: Any) -> nn.Module:
         if isinstance(encoder.backbone, timm_vit.VisionTransformer):
             return self.build_mae_decoder(encoder)
-        side = encoder.image_size
+        images = encoder.read(encoder.example(1))
         with torch.no_grad():
-            features = encoder.backbone.eval().forward_features(torch.zeros(1, encoder.channels, side, side))
+            features = encoder.backbone.eval().forward_features(encoder.normalize(images))
         encoder.backbone.train()
-        upscale = -(-side // features.shape[2])  # the feature map covers at least the image
+        # the feature map covers at least the image
+        upscale = max(-(-images.shape[axis] // features.shape[axis]) for axis in (2, 3))
         nn = torch.nn
         return nn.Sequential(
             nn.Conv2d(features.shape[1], self.decoder_dim, 3, padding=1),
@@ -96,11 +102,12 @@ class Inpainting(PretextTask):
             nn.PixelShuffle(upscale),
         )
 
-    def render(self, images: Tensor, labels: Labels) -> Tensor:
-        """`[batch, channels, side, side]`, nothing hidden yet."""
+    def render(self, encoder: Any, images: Tensor, labels: Labels) -> Tensor:
+        """`[batch, channels, height, width]`, nothing hidden yet."""
+        assert self.views
         return self.views.render(images, labels)
 
-    def step(self, encoder: EncoderModule, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
+    def step(self, encoder: Any, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
         hidden = labels["hidden"]
         predict = self.predict_mae if isinstance(encoder.backbone, timm_vit.VisionTransformer) else self.predict_cnn
         prediction, embedding = predict(encoder, head, views, hidden)
@@ -111,30 +118,26 @@ class Inpainting(PretextTask):
         return {"loss": (error * hidden).sum() / hidden.sum(), "embedding": embedding}
 
     def patchify(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """`[batch, channels, side, side]` -> `[batch, patches, channels * patch * patch]`."""
-        grid = int(hidden.shape[1] ** 0.5)
-        patch = images.shape[-1] // grid
-        blocks = images.unflatten(3, (grid, patch)).unflatten(2, (grid, patch))  # [b, c, rows, p, columns, p]
+        """`[batch, channels, height, width]` -> `[batch, patches, channels * patch * patch]`."""
+        patch = side_of_patch(images, hidden)
+        blocks = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [b, c, rows, p, columns, p]
         return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
-    def predict_cnn(
-        self, encoder: EncoderModule, head: nn.Module, views: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def predict_cnn(self, encoder: Any, head: nn.Module, views: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         features = encoder.backbone.forward_features(encoder.normalize(self.paint(views, hidden, encoder.mean)))
-        side = views.shape[-1]
-        pixels = F.interpolate(head(features), size=(side, side), mode="nearest")
+        pixels = F.interpolate(head(features), size=views.shape[2:], mode="nearest")
         return self.patchify(pixels, hidden), encoder.pool(features)
 
     def paint(self, views: Tensor, hidden: Tensor, color: Tensor | float) -> Tensor:
         """The views with hidden patches in one colour."""
-        grid = int(hidden.shape[1] ** 0.5)
-        mask = hidden.view(-1, 1, grid, grid).repeat_interleave(views.shape[-1] // grid, 2)
-        mask = mask.repeat_interleave(views.shape[-1] // grid, 3)
+        patch = side_of_patch(views, hidden)
+        mask = hidden.view(-1, 1, views.shape[2] // patch, views.shape[3] // patch)
+        mask = mask.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
         return torch.where(mask, color, views)
 
-    def build_mae_decoder(self, encoder: EncoderModule) -> nn.Module:
+    def build_mae_decoder(self, encoder: Any) -> nn.Module:
         grid, nn = encoder.backbone.patch_embed.grid_size, torch.nn
-        patch = encoder.image_size // grid[0]
+        patch = encoder.backbone.patch_embed.patch_size[0]
         decoder = nn.Module()
         decoder.embed = nn.Linear(encoder.dim, self.decoder_dim)
         decoder.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.decoder_dim))
@@ -147,7 +150,7 @@ class Inpainting(PretextTask):
         decoder.predict = nn.Linear(self.decoder_dim, encoder.channels * patch**2)
         return decoder
 
-    def predict_mae(self, encoder: EncoderModule, head: Any, views: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_mae(self, encoder: Any, head: Any, views: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         vit = encoder.backbone
         tokens = vit._pos_embed(vit.patch_embed(encoder.normalize(views)))  # [batch, prefix + patches, dim]
         prefix, patches = tokens[:, : vit.num_prefix_tokens], tokens[:, vit.num_prefix_tokens :]
@@ -159,9 +162,14 @@ class Inpainting(PretextTask):
         canvas = canvas.scatter(1, visible[..., None].expand_as(decoded), decoded) + head.position
         return head.predict(head.norm(head.blocks(canvas))), encoder.pool(encoded)
 
-    def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        views = self.render(images, labels)
+    def picture(self, encoder: Any, images: Tensor, labels: Labels) -> Tensor:
+        views = self.render(encoder, images, labels)
         return torch.stack([images, views, self.paint(views, labels["hidden"], 0.5)], dim=1)
 
     def columns(self) -> list[str]:
         return ["image", "view", "what the encoder sees"]
+
+
+def side_of_patch(images: Tensor, hidden: Tensor) -> int:
+    """In pixels, of images `[batch, channels, height, width]` that `hidden [batch, patches]` divides into squares."""
+    return math.isqrt(images.shape[2] * images.shape[3] // hidden.shape[1])

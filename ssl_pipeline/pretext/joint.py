@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ssl_pipeline.part import late
+from ssl_pipeline.pretext.any_views import VIEWS_OF, AnyViews, suited
 from ssl_pipeline.pretext.task import Labels, PretextTask
 from ssl_pipeline.pretext.views import Views
 
@@ -17,34 +18,44 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Generator, Tensor, nn
 
-    from ssl_pipeline.recipe import Encoder
+    from ssl_pipeline.encoders.encoder import Encoder as EncoderModule
+    from ssl_pipeline.encoders.settings import EncoderPart as Encoder
 
 
 class JointEmbedding(PretextTask):
     """Base of tasks on `views_per_image` views of one kind."""
 
-    views: Views = Views()
+    kinds: ClassVar[tuple[str, ...]] = tuple(VIEWS_OF)
+    views: AnyViews | None = None
+    """By default those that suit the kind of encoder."""
+    image_views: ClassVar[Views] = Views()
     views_per_image: ClassVar[int] = 2
     encoder_passes: ClassVar[int] = 2
 
+    def fitted(self, encoder: Encoder) -> Self:
+        views = suited(self.views, encoder.kind, "views", self.image_views)
+        return self.model_copy(update={"views": views})
+
     def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
-        """Parameters of the views of an image, `[count, views, ...]`."""
+        """Parameters of the views of a sample, `[count, views, ...]`."""
+        assert self.views
         return self.views.draw((count, self.views_per_image), generator)
 
-    def render(self, images: Tensor, labels: Labels) -> Tensor:
+    def render(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Any:
         """`[batch, channels, side, side]` -> `[views * batch, ...]`: all first views, then all second ones, and so on."""
+        assert self.views
         return self.views.render(images, labels)
 
     def table(self, labels: Labels) -> DataFrame:
         columns: dict[str, Any] = {}
-        for view in range(labels["affine"].shape[1]):
-            columns[f"view{view}_affine"] = list(labels["affine"][:, view].flatten(1).numpy())
-            columns[f"view{view}_color"] = list(labels["color"][:, view].numpy())
-            columns[f"view{view}_blur"] = labels["blur"][:, view].numpy()
+        for name, value in labels.items():
+            for view in range(value.shape[1]):
+                one = value[:, view]
+                columns[f"view{view}_{name}"] = list(one.flatten(1).numpy()) if one.ndim > 1 else one.numpy()
         return pd.DataFrame(columns)
 
-    def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        views = self.render(images, labels).unflatten(0, (-1, len(images))).transpose(0, 1)
+    def picture(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Tensor:
+        views = self.render(encoder, images, labels).unflatten(0, (-1, len(images))).transpose(0, 1)
         return torch.cat([images[:, None], views], dim=1)
 
     def columns(self) -> list[str]:

@@ -1,7 +1,8 @@
-"""dataset -> training pack: every image decoded once, to one uint8 array a split that the loop maps into memory.
+"""dataset -> training pack: every sample decoded once, to arrays that the loop maps into memory.
 
-Where these arrays would take more than half of the free disk, the pack keeps the files as they were encoded instead, and
-images are decoded when they are asked for: the same pixels, for more work.
+SPLIT.ARRAY.npy            one or more arrays with a row a sample (or SPLIT.bytes, encoded images)
+SPLIT.training.ARRAY.npy   what is trained on, where that is not the samples: blocks of text, several clips of a video
+SPLIT.parquet              sample_id, label, group, source, in the arrays' order
 """
 
 from __future__ import annotations
@@ -9,27 +10,25 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ssl_pipeline.ingest.dataset import rows
 from ssl_pipeline.ingest.images import decode, to_square
 from ssl_pipeline.store import Stage, Store
 
-CODE_VERSION = "1"
-SPLITS = ("train", "validation", "test")
-SHARE_OF_DISK = 0.5
-"""Of the free disk: what decoded images may take."""
+if TYPE_CHECKING:
+    from ssl_pipeline.encoders.settings import EncoderPart
+
+CODE_VERSION = "2"
 
 
 class EncodedImages:
@@ -71,7 +70,9 @@ class EncodedImages:
         return ThreadPoolExecutor(os.cpu_count(), "decode")
 
 
-Images = np.ndarray | EncodedImages
+Stored = np.ndarray | EncodedImages
+Arrays = dict[str, Stored]
+"""Rows of one or more arrays, by name; all have as many rows."""
 
 
 @dataclass(frozen=True)
@@ -79,91 +80,56 @@ class Pack:
     """A finished pack."""
 
     path: Path
-    mean: list[float]
-    std: list[float]
+    facts: dict[str, Any]
+    """What the encoder has to know of the data, such as the number of channels and their mean."""
 
-    @property
-    def channels(self) -> int:
-        return len(self.mean)
+    def samples(self, split: str) -> Arrays:
+        """One row a sample, in the index's order, read-only: arrays mapped from disk, or files that indexing decodes."""
+        if (self.path / f"{split}.bytes").exists():
+            return {"image": EncodedImages(self.path, split)}
+        return {
+            path.name.split(".")[1]: np.load(path, mmap_mode="r")
+            for path in sorted(self.path.glob(f"{split}.*.npy"))
+            if path.name.count(".") == 2
+        }
 
-    def images(self, split: str) -> Images:
-        """uint8 `[n, channels, side, side]`, read-only: an array mapped from disk, or files that indexing decodes."""
-        if (self.path / f"{split}.npy").exists():
-            return np.load(self.path / f"{split}.npy", mmap_mode="r")
-        return EncodedImages(self.path, split)
+    def training(self, split: str) -> Arrays:
+        """What a task is trained on: the samples, unless the packing made other rows."""
+        other = sorted(self.path.glob(f"{split}.training.*.npy"))
+        return {path.name.split(".")[2]: np.load(path, mmap_mode="r") for path in other} or self.samples(split)
 
     def index(self, split: str) -> pd.DataFrame:
-        """Columns `sample_id`, `label` (or null), `source`, in the array's order."""
+        """Columns `sample_id`, `label` (or null), `group` (or null), `source`, in the samples' order."""
         return pd.read_parquet(self.path / f"{split}.parquet")
 
 
-def build(store: Store, dataset: Stage, side: int, channels: int) -> Stage:
-    """The pack of a dataset at one image size; recipes that agree on both share it.
+def rows_in(arrays: Arrays) -> int:
+    return len(next(iter(arrays.values())))
 
-    Memory is one chunk of images however large the dataset.
-    """
 
-    def pixels_of(row: dict[str, Any]) -> np.ndarray:
-        return to_square(decode(row["image"]["bytes"]), side, channels)
+def take(arrays: Arrays, which: slice | np.ndarray) -> dict[str, np.ndarray]:
+    """These rows of every array, copied into memory."""
+    return {name: np.array(stored[which]) for name, stored in arrays.items()}
+
+
+def build(store: Store, dataset: Stage, settings: EncoderPart) -> Stage:
+    """The pack of a dataset for one kind of encoder; recipes that agree on its packing share it."""
 
     def write(folder: Path) -> dict[str, Any]:
-        tree = dataset.path / "tree"
-        counts = json.loads((tree / "dataset.json").read_text())["splits"]
-        moments = np.zeros((2, channels))
-        size = sum(counts[split] for split in SPLITS) * channels * side**2
-        encoded = size > shutil.disk_usage(folder).free * SHARE_OF_DISK
-        if encoded:
-            (folder / "encoded.json").write_text(json.dumps({"side": side, "channels": channels}))
-        for split in SPLITS:
-            save = write_encoded if encoded else write_pixels
-            index, at = [], 0
-            with save(folder, split, (counts[split], channels, side, side)) as put:
-                for chunk in chunks_of(rows(tree, split), 64):
-                    with ThreadPoolExecutor(os.cpu_count()) as pool:
-                        pixels = np.stack(list(pool.map(pixels_of, chunk)))
-                    put(at, pixels, chunk)
-                    at += len(chunk)
-                    if split == "train":
-                        block = pixels.astype(np.float64) / 255
-                        moments += block.mean((2, 3)).sum(0), np.square(block).mean((2, 3)).sum(0)
-                    index += [{k: row[k] for k in ("sample_id", "label", "source")} for row in chunk]
-            pd.DataFrame(index, columns=["sample_id", "label", "source"]).to_parquet(folder / f"{split}.parquet")
-        mean, square = moments / counts["train"]
-        std = np.sqrt(np.maximum(square - mean**2, 1e-4))
-        return {"mean": mean.round(6).tolist(), "std": std.round(6).tolist(), "side": side, "splits": counts}
+        packing = import_module(f"ssl_pipeline.pretext.packing.{settings.kind}")
+        return {"facts": packing.write(dataset.path / "tree", folder, settings)}
 
-    config = {"side": side, "channels": channels}
-    return store.build("pack", config, {"dataset": dataset.summary["digest"]}, CODE_VERSION, write)
-
-
-Put = Callable[[int, np.ndarray, list[dict[str, Any]]], None]
-
-
-@contextmanager
-def write_pixels(folder: Path, split: str, shape: tuple[int, ...]) -> Iterator[Put]:
-    array = np.lib.format.open_memmap(folder / f"{split}.npy", "w+", np.uint8, shape)
-
-    def put(at: int, pixels: np.ndarray, chunk: list[dict[str, Any]]) -> None:
-        array[at : at + len(pixels)] = pixels
-
-    yield put
-    array.flush()
-
-
-@contextmanager
-def write_encoded(folder: Path, split: str, shape: tuple[int, ...]) -> Iterator[Put]:
-    lengths: list[int] = []
-    with open(folder / f"{split}.bytes", "wb") as file:
-
-        def put(at: int, pixels: np.ndarray, chunk: list[dict[str, Any]]) -> None:
-            lengths.extend(file.write(row["image"]["bytes"]) for row in chunk)
-
-        yield put
-    np.save(folder / f"{split}.ends.npy", np.cumsum(lengths, dtype=np.int64))
+    return store.build("pack", settings.packing(), {"dataset": dataset.summary["digest"]}, CODE_VERSION, write)
 
 
 def open_pack(stage: Stage) -> Pack:
-    return Pack(stage.path, stage.summary["mean"], stage.summary["std"])
+    return Pack(stage.path, stage.summary["facts"])
+
+
+def write_index(folder: Path, split: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes `SPLIT.parquet` from the rows of the shards."""
+    columns = ["sample_id", "label", "group", "source"]
+    pd.DataFrame(([row[c] for c in columns] for row in rows), columns=columns).to_parquet(folder / f"{split}.parquet")
 
 
 def chunks_of(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from ssl_pipeline.encoders.encoder import Encoder as EncoderModule
-    from ssl_pipeline.recipe import Encoder
+    from ssl_pipeline.encoders.settings import EncoderPart as Encoder
 
 
 class Rotation(PretextTask):
@@ -55,13 +55,13 @@ class Rotation(PretextTask):
             "embedding": embedding,
         }
 
-    def render(self, images: Tensor, labels: Labels) -> Tensor:
+    def render(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Tensor:
         """`[batch, channels, side, side]` -> `[batch, 4, channels, side, side]`, counter-clockwise."""
         views = self.views.render(images, labels)
         return torch.stack([torch.rot90(views, turns, dims=(2, 3)) for turns in range(4)], dim=1)
 
-    def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        return torch.cat([images[:, None], self.render(images, labels)], dim=1)
+    def picture(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Tensor:
+        return torch.cat([images[:, None], self.render(encoder, images, labels)], dim=1)
 
     def columns(self) -> list[str]:
         return ["image", "0", "90", "180", "270 degrees"]

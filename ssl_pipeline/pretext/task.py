@@ -1,12 +1,12 @@
 """What a pretext task is: its settings (fields, part of the recipe) and its few pure parts (methods).
 
-A task draws labels for samples from a generator, and turns a batch of images and their labels into a loss. The loop, the
+A task draws labels for samples from a generator, and turns a batch of samples and their labels into a loss. The loop, the
 label table, the picture in the UI and the diagnostics are the same for every task and read only this.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ssl_pipeline.part import Part
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from ssl_pipeline.encoders.encoder import Encoder as EncoderModule
-    from ssl_pipeline.recipe import Encoder
+    from ssl_pipeline.encoders.settings import EncoderPart as Encoder
 
 Labels = dict[str, "Tensor"]
 
@@ -24,11 +24,17 @@ class PretextTask(Part):
     """Base of all tasks. A subclass sets `task: Literal["its_name"]` and is imported in `pretext/__init__.py`."""
 
     task: str
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    """The kinds of encoder that it fits."""
+    trains_on: ClassVar[Literal["rows", "samples"]] = "rows"
+    """`rows` are the pack's training rows, such as blocks of text, where it has any; `samples` are the samples themselves."""
     encoder_passes: ClassVar[int]
-    """How many images the encoder sees for one source image: the unit in which budgets are compared."""
+    """How many samples the encoder sees for one source sample: the unit in which budgets are compared."""
 
-    def check(self, encoder: Encoder) -> None:
-        """Raises ValueError where these settings do not fit the encoder's; runs when the recipe is loaded."""
+    def fitted(self, encoder: Encoder) -> Self:
+        """These settings with whatever depends on the encoder's filled in; runs when the recipe is loaded. Raises ValueError
+        where they do not fit it."""
+        return self
 
     def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
         """Pretext labels of `count` samples for one epoch: CPU tensors `[count, ...]`, decided by `generator` alone."""
@@ -43,10 +49,10 @@ class PretextTask(Part):
         """What is trained on top of the encoder and thrown away afterwards."""
         raise NotImplementedError
 
-    def render(self, images: Tensor, labels: Labels) -> Any:
-        """What the encoder is shown, without gradients: `images [batch, channels, side, side]` in 0..1 and their labels ->
-        whatever `step` takes as views."""
-        return images
+    def render(self, encoder: EncoderModule, inputs: Any, labels: Labels) -> Any:
+        """What the encoder is shown, without gradients: what it reads (images `[batch, channels, side, side]` in 0..1) and
+        their labels -> whatever `step` takes as views."""
+        return inputs
 
     def step(self, encoder: EncoderModule, head: nn.Module, views: Any, labels: Labels) -> dict[str, Any]:
         """One batch: what `render` returned and the labels -> `loss` (scalar), `embedding [n, dim]` for the collapse
@@ -56,8 +62,9 @@ class PretextTask(Part):
     def after_step(self, encoder: EncoderModule, head: nn.Module, progress: float) -> None:
         """What follows an optimizer step, such as moving a teacher; `progress` goes from 0 to 1 over the run."""
 
-    def picture(self, images: Tensor, labels: Labels) -> Tensor:
-        """Rows of a sheet that shows what the encoder is asked: `[batch, columns, channels, side, side]` in 0..1."""
+    def picture(self, encoder: EncoderModule, inputs: Any, labels: Labels) -> Tensor | list[list[str]]:
+        """Rows of a sheet that shows what the encoder is asked: images `[batch, columns, channels, height, width]` in 0..1,
+        or cells of text."""
         raise NotImplementedError
 
     def columns(self) -> list[str]:

@@ -13,7 +13,7 @@ torchvision clamps after each. Checked operator for operator against torchvision
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -33,6 +33,7 @@ BLUR_MIN, BLUR_MAX = 0.1 / 224, 2.0 / 224
 class Views(Part):
     """How strongly views differ from their image."""
 
+    kind: Literal["image"] = "image"
     min_scale: float = Field(0.2, gt=0, le=1)
     """Smallest share of the image's area that a crop keeps."""
     max_scale: float = Field(1.0, gt=0, le=1)

@@ -55,11 +55,11 @@ def main(folder: Path) -> int:
 
             recipe, pack = Recipe.model_validate(job["recipe"]), job["pack"]
             group = Group.join(recipe.pretrain)
-            packed = Pack(Path(pack["path"]), pack["mean"], pack["std"])
+            packed = Pack(Path(pack["path"]), pack["facts"])
             encoder, summary = pretrain(recipe, packed, folder / "checkpoints", log, stop.is_set, group)
             group.leave()
             if first:
-                encoders.save(encoder, recipe.encoder, folder)
+                encoders.save(encoder, recipe.encoder, packed.facts, folder)
                 write_json(folder / "summary.json", summary)
     except Interrupted:
         return INTERRUPTED

@@ -14,7 +14,7 @@ import torch._inductor.config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssl_pipeline.encoders.encoder import Encoder
+from ssl_pipeline.encoders.encoder import Batch, Encoder
 from ssl_pipeline.part import late
 from ssl_pipeline.pretext.task import Labels, PretextTask
 from ssl_pipeline.recipe import Pretrain
@@ -29,13 +29,11 @@ SMALL_ON_CPU = 64
 
 
 @torch.no_grad()
-def render(task: PretextTask, images: Tensor, labels: Labels) -> Any:
-    """uint8 `[batch, channels, side, side]` and their labels -> what the task shows its encoder, in the autocast's precision.
+def render(task: PretextTask, encoder: Encoder, batch: Batch, labels: Labels) -> Any:
+    """Stored samples and their labels -> what the task shows its encoder, in the autocast's precision.
 
     Compiled by itself: in one graph with the step, parts of it were computed again in the backward pass."""
-    kind = images.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-    return task.render(images.to(dtype) / 255, labels)
+    return task.render(encoder, encoder.read(batch), labels)
 
 
 class Objective(nn.Module):
@@ -49,46 +47,49 @@ class Objective(nn.Module):
         return self.task.step(self.encoder, self.head, views, labels)
 
 
-def worth_compiling(settings: Pretrain, task: PretextTask, encoder: Encoder, images: int, device: torch.device) -> bool:
-    """Whether a run over `images` training images wins back the minute that torch.compile takes. Decided by counted
+def worth_compiling(
+    settings: Pretrain, task: PretextTask, encoder: Encoder, samples: int, device: torch.device
+) -> bool:
+    """Whether a run over `samples` training samples wins back the minute that torch.compile takes. Decided by counted
     operations, not by a clock: a resumed run must decide the same."""
     if settings.compile != "auto":
         return settings.compile
     if device.type not in WORTH_COMPILING or (device.type == "cpu" and encoder.image_size > SMALL_ON_CPU):
         return False
     # the backward pass costs twice the forward
-    total = 3 * operations(encoder) * task.encoder_passes * images * settings.epochs
+    total = 3 * operations(encoder) * task.encoder_passes * samples * settings.epochs
     return total >= WORTH_COMPILING[device.type]
 
 
 def operations(encoder: Encoder) -> int:
-    """Multiplications and additions of one image's way through the encoder."""
-    side, was_training = encoder.image_size, encoder.training
+    """Multiplications and additions of one sample's way through the encoder."""
+    was_training, example = encoder.training, {k: v.to(encoder.device) for k, v in encoder.example(1).items()}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder.eval()(torch.zeros(1, encoder.channels, side, side, device=encoder.mean.device))
+        encoder.eval()(encoder.read(example))
     encoder.train(was_training)
     return counter.get_total_flops()
 
 
-def fast_forward(encoder: Encoder, settings: Pretrain, images: int, batch_size: int) -> Callable[[Tensor], Tensor]:
-    """uint8 or float (0..1) `[n, channels, side, side]` -> `[n, dim]`, without gradients, in the run's precision; compiled
-    with weights frozen where so many images win its time back, for whole batches."""
-    device = encoder.mean.device
+def fast_forward(encoder: Encoder, settings: Pretrain, samples: int, batch_size: int) -> Callable[[Batch], Tensor]:
+    """Stored samples `[n, ...]` -> `[n, dim]`, without gradients, in the run's precision; compiled with weights frozen where
+    so many samples win its time back, for whole batches."""
+    device = encoder.device
     autocast = mixed_precision(settings, device)
     encoder = encoder.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def plain(batch: Tensor) -> Tensor:
-        batch = batch.to(device)
+    def plain(batch: Batch) -> Tensor:
         with torch.inference_mode(), autocast():
-            pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch
-            return encoder(pixels.contiguous(memory_format=torch.channels_last)).float()
+            inputs = encoder.read({name: array.to(device) for name, array in batch.items()})
+            if isinstance(inputs, Tensor) and inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            return encoder(inputs).float()
 
     enough = WORTH_COMPILING_INFERENCE.get(device.type, math.inf)
-    if settings.compile is False or (settings.compile == "auto" and images * operations(encoder) < enough):
+    if settings.compile is False or (settings.compile == "auto" and samples * operations(encoder) < enough):
         return plain
     torch._dynamo.config.suppress_errors = True
     compiled = torch.compile(plain, dynamic=False, options={"freezing": True})
-    return lambda batch: (compiled if len(batch) == batch_size and batch.dtype == torch.uint8 else plain)(batch)
+    return lambda batch: (compiled if len(next(iter(batch.values()))) == batch_size else plain)(batch)
 
 
 def compile_step(part: Callable[..., Any]) -> Callable[..., Any]:

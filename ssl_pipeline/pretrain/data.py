@@ -1,4 +1,4 @@
-"""Images for the loop, from wherever they fit: the same samples in the same order in every tier."""
+"""Samples for the loop, from wherever they fit: the same samples in the same order in every tier."""
 
 from __future__ import annotations
 
@@ -7,42 +7,45 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from ssl_pipeline.pretext.pack import EncodedImages
-from ssl_pipeline.pretext.pack import Images as Stored
+from ssl_pipeline.encoders.encoder import Batch
+from ssl_pipeline.pretext.pack import Arrays, EncodedImages, rows_in, take
 from ssl_pipeline.pretext.task import Labels
 
 SHARE_OF_MEMORY = 0.25
-"""Of the memory that is free on the device: what the images may take."""
+"""Of the memory that is free on the device: what the samples may take."""
 AHEAD = 3
 """Batches that are read or decoded while the device works."""
 
 
-class Images:
-    """A split's images, uint8, on the device.
+class Samples:
+    """Rows of a pack's arrays, on the device.
 
-    `tier` says where they are kept: `resident`, all of them on the device; `mapped`, decoded on disk and read ahead;
-    `decoded`, as files that are decoded ahead on all cores.
+    `tier` says where they are kept: `resident`, all of them on the device; `mapped`, on disk and read ahead; `decoded`, as
+    image files that are decoded ahead on all cores.
     """
 
-    def __init__(self, stored: Stored, device: torch.device, processes: int = 1, tier: str | None = None) -> None:
+    def __init__(self, stored: Arrays, device: torch.device, processes: int = 1, tier: str | None = None) -> None:
         self.stored, self.device = stored, device
         sharing = processes if device.type == "cpu" else 1  # a GPU has one process
-        fits = stored.nbytes * sharing <= free_memory(device) * SHARE_OF_MEMORY
-        self.tier = tier or ("resident" if fits else "decoded" if isinstance(stored, EncodedImages) else "mapped")
-        self.resident = torch.from_numpy(np.array(stored[:])).to(device) if self.tier == "resident" else None
+        size = sum(array.nbytes for array in stored.values())
+        fits = size * sharing <= free_memory(device) * SHARE_OF_MEMORY
+        encoded = any(isinstance(array, EncodedImages) for array in stored.values())
+        self.tier = tier or ("resident" if fits else "decoded" if encoded else "mapped")
+        whole = take(stored, slice(None)) if self.tier == "resident" else {}
+        self.resident = {name: torch.from_numpy(array).to(device) for name, array in whole.items()}
 
     def __len__(self) -> int:
-        return len(self.stored)
+        return rows_in(self.stored)
 
-    def batches(self, parts: list[Tensor]) -> Iterator[Tensor]:
-        """`[len(part), channels, side, side]` for the indices in each part, in order."""
-        if self.resident is not None:
-            yield from (self.resident[part] for part in placed(parts, self.device))
+    def batches(self, parts: list[Tensor]) -> Iterator[Batch]:
+        """The rows `[len(part), ...]` of every array for the indices in each part, in order."""
+        if self.resident:
+            for part in placed(parts, self.device):
+                yield {name: array[part] for name, array in self.resident.items()}
             return
         with ThreadPoolExecutor(1, "read ahead") as reader:
             coming = deque(reader.submit(self.read, part) for part in parts[:AHEAD])
@@ -51,13 +54,13 @@ class Images:
                     batch = coming.popleft().result()
                     if i + AHEAD < len(parts):
                         coming.append(reader.submit(self.read, parts[i + AHEAD]))
-                    yield batch.to(self.device, non_blocking=True)
+                    yield {name: array.to(self.device, non_blocking=True) for name, array in batch.items()}
             finally:
                 reader.shutdown(cancel_futures=True)
 
-    def read(self, part: Tensor) -> Tensor:
-        batch = torch.from_numpy(self.stored[part.numpy()])
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+    def read(self, part: Tensor) -> Batch:
+        batch = {name: torch.from_numpy(array[part.numpy()]) for name, array in self.stored.items()}
+        return {name: array.pin_memory() for name, array in batch.items()} if self.device.type == "cuda" else batch
 
 
 def placed(parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:

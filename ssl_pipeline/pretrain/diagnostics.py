@@ -69,7 +69,7 @@ def describe(out: dict[str, Any], norm: Tensor) -> dict[str, float]:
 
 
 class Clock:
-    """Images a second, and the share of the time that was spent waiting for data."""
+    """Samples a second, and the share of the time that was spent waiting for data."""
 
     def __init__(self) -> None:
         self.started, self.waited = time.perf_counter(), 0.0
@@ -80,8 +80,8 @@ class Clock:
         yield
         self.waited += time.perf_counter() - before
 
-    def lap(self, images: int) -> dict[str, float]:
+    def lap(self, samples: int) -> dict[str, float]:
         now = time.perf_counter()
         elapsed, waited = now - self.started, self.waited
         self.started, self.waited = now, 0.0
-        return {"images_per_second": images / elapsed, "data_wait_share": waited / elapsed}
+        return {"samples_per_second": samples / elapsed, "data_wait_share": waited / elapsed}

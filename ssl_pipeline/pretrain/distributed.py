@@ -91,19 +91,10 @@ def spread(objective: Objective, group: Group, settings: Pretrain) -> Objective:
     if settings.shard:
         mesh = init_device_mesh(group.device.type, (group.world,))
         encoders = [module for module in objective.modules() if isinstance(module, Encoder)]  # a teacher's, too
-        for block in [block for encoder in encoders for block in blocks(encoder.backbone)]:
+        for block in [block for encoder in encoders for block in encoder.blocks()]:
             fully_shard(block, mesh=mesh)
         fully_shard(objective, mesh=mesh)
     return objective
-
-
-def blocks(backbone: nn.Module) -> list[nn.Module]:
-    """The repeated parts of a timm backbone: a ViT's blocks, a ResNet's or ConvNeXt's stages."""
-    children = dict(backbone.named_children())
-    repeated = children.get("blocks", children.get("stages"))
-    if repeated is None:
-        return [module for name, module in children.items() if name.startswith("layer")]
-    return list(repeated.children())
 
 
 def replicate(objective: Objective, group: Group, settings: Pretrain) -> nn.Module:

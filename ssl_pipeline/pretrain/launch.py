@@ -37,7 +37,7 @@ def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[s
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
     """
     (folder / "failure.json").unlink(missing_ok=True)
-    packed = {"path": str(pack.path), "mean": pack.mean, "std": pack.std}
+    packed = {"path": str(pack.path), "facts": pack.facts}
     me = {"pid": os.getpid(), "created": psutil.Process().create_time()}
     write_json(folder / "job.json", {"recipe": recipe.model_dump(mode="json"), "pack": packed, "launcher": me})
     processes, environment = recipe.pretrain.processes, dict(os.environ)

@@ -3,7 +3,7 @@
 What decides the result is in the job (recipe slices, pack) and the position (epoch, step): the order of samples, the
 pretext labels and so the views are drawn from generators that are keyed by seed and epoch, not from a running stream. A
 resumed run therefore computes what an uninterrupted one would, on a CPU bit for bit, and the same samples meet in a batch
-wherever the images are kept and however many processes share it.
+wherever they are kept and however many processes share it.
 
 Nothing in a step waits for the device but the rows of the curves, every `log_every` steps.
 """
@@ -22,8 +22,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from ssl_pipeline.encoders.encoder import Encoder, build
-from ssl_pipeline.pretext.labels import VALIDATION, draw, generator
+from ssl_pipeline.encoders.encoder import Batch, Encoder, build
+from ssl_pipeline.pretext.labels import VALIDATION, draw, generator, trained_on
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.pretext.task import Labels
 from ssl_pipeline.pretrain import checkpoint
@@ -36,7 +36,7 @@ from ssl_pipeline.pretrain.compute import (
     seed_device,
     worth_compiling,
 )
-from ssl_pipeline.pretrain.data import Images, label_batches
+from ssl_pipeline.pretrain.data import Samples, label_batches
 from ssl_pipeline.pretrain.diagnostics import Alarm, Clock, describe, effective_rank, embedding_std
 from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spread
 from ssl_pipeline.recipe import Pretrain, Recipe
@@ -66,11 +66,13 @@ def pretrain(
     group = group or Group.join(settings)
     device = group.device
     torch.manual_seed(settings.seed)
-    encoder = build(recipe.encoder, pack.channels, pack.mean, pack.std)
+    encoder = build(recipe.encoder, pack.facts)
     objective = Objective(task, encoder, task.build_head(encoder)).to(device)
     if not settings.shard:  # FSDP2 splits contiguous tensors only
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train, validation = (Images(pack.images(split), device, group.world) for split in ("train", "validation"))
+    train, validation = (
+        Samples(trained_on(task, pack, split), device, group.world) for split in ("train", "validation")
+    )
     batch_size = whole_batch(settings, len(train), group.world)
     steps_per_epoch = len(train) // batch_size
     total = settings.epochs * steps_per_epoch
@@ -86,11 +88,11 @@ def pretrain(
     )
     step, seconds = checkpoint.restore(checkpoints, objective, optimizer)
     replica = replicate(objective, group, settings)
-    look: Callable[[Tensor, Labels], Any] = partial(render, task)
+    look: Callable[[Batch, Labels], Any] = partial(render, task, encoder)
     look, model = (compile_step(look), compile_step(replica)) if compiled else (look, replica)
     if group.rank == 0:
         print(
-            f"{len(train)} images {train.tier} on {device}, {group.world} processes, compiled: {compiled}", flush=True
+            f"{len(train)} samples {train.tier} on {device}, {group.world} processes, compiled: {compiled}", flush=True
         )
 
     alarm, clock, losses, final = Alarm(), Clock(), [], {}
@@ -109,9 +111,9 @@ def pretrain(
             loss = torch.zeros((), device=device)
             for i in range(len(pieces)):
                 with clock.waiting():
-                    images, labels = next(batches)
+                    batch, labels = next(batches)
                 with autocast(), no_exchange(replica, until_last=i + 1 < len(pieces)):
-                    out = model(look(images, labels), labels)
+                    out = model(look(batch, labels), labels)
                     share = out["loss"] / len(pieces)
                     share.backward()
                 loss += share.detach()
@@ -164,19 +166,19 @@ def pretrain(
         "precision": precision_name(settings, device),
         "device": str(device),
         "processes": group.world,
-        "images": train.tier,
+        "samples": train.tier,
         "compiled": compiled,
     }
     if settings.shard and group.world > 1:
         pieces_of = encoder
-        encoder = build(recipe.encoder, pack.channels, pack.mean, pack.std)
+        encoder = build(recipe.encoder, pack.facts)
         encoder.load_state_dict(checkpoint.weights(pieces_of))
     return encoder.eval(), summary
 
 
 def plans(recipe: Recipe, samples: int, first: int, device: torch.device) -> Iterator[tuple[int, Tensor, Labels]]:
     """From epoch `first` to the last: its number, the order of the samples and their pretext labels. While a GPU
-    trains, the next epoch's are drawn: for a million images that takes seconds. On a CPU a second thread with threads of its
+    trains, the next epoch's are drawn: for a million samples that takes seconds. On a CPU a second thread with threads of its
     own would end the spinning of the first one's (libgomp then counts more threads than cores) and cost a fifth of a step."""
     seed = recipe.pretrain.seed
 
@@ -196,25 +198,25 @@ def plans(recipe: Recipe, samples: int, first: int, device: torch.device) -> Ite
 
 
 @torch.no_grad()
-def validate(recipe: Recipe, objective: Objective, images: Images, autocast: Any, group: Group) -> dict[str, float]:
+def validate(recipe: Recipe, objective: Objective, samples: Samples, autocast: Any, group: Group) -> dict[str, float]:
     """The pretext task on the validation split with labels that never change: mean loss and the task's other scalars
     over whole batches, and the embeddings' spread. Processes take turns at the batches, so their number changes nothing."""
     objective.eval()
     seed = recipe.pretrain.seed
-    batch_size = min(recipe.pretrain.batch_size, len(images))
+    batch_size = min(recipe.pretrain.batch_size, len(samples))
     turns = 1 if recipe.pretrain.shard else group.world  # sharded weights meet only where all work on the same batch
-    labels = draw(recipe.pretext, recipe.encoder, len(images), seed, "validation", VALIDATION)
+    labels = draw(recipe.pretext, recipe.encoder, len(samples), seed, "validation", VALIDATION)
     # a source is often sorted by class, and batches of one class would ask another question than training does
-    order = torch.randperm(len(images), generator=generator(seed, "validation order"))
+    order = torch.randperm(len(samples), generator=generator(seed, "validation order"))
     parts = [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
     parts = parts[group.rank % turns :: turns]
     scalars, embeddings = [], []
-    batches = zip(images.batches(parts), label_batches(labels, parts, group.device), strict=True)
+    batches = zip(samples.batches(parts), label_batches(labels, parts, group.device), strict=True)
     for i, (batch, asked) in enumerate(batches):
         # what a loss draws must not move its curve either
         seed_device(group.device, seed + group.rank % turns + i * turns)
         with autocast():
-            out = objective(render(recipe.pretext, batch, asked), asked)
+            out = objective(render(recipe.pretext, objective.encoder, batch, asked), asked)
         embeddings.append(out.pop("embedding").float().cpu())
         scalars.append({name: float(value) for name, value in out.items()})
     gathered = group.collect((scalars, embeddings))[:turns]
@@ -225,7 +227,7 @@ def validate(recipe: Recipe, objective: Objective, images: Images, autocast: Any
 
 
 def whole_batch(settings: Pretrain, samples: int, processes: int) -> int:
-    """Images a step: the recipe's, or what a small split holds, in pieces of one size for every process."""
+    """Samples a step: the recipe's, or what a small split holds, in pieces of one size for every process."""
     pieces = settings.accumulate * processes
     return min(settings.batch_size, samples // pieces * pieces)
 

@@ -30,7 +30,7 @@ def bar(name: str) -> Iterator[Callable[[dict[str, float]], None]]:
 
         def show(row: dict[str, float]) -> None:
             progress.update(task, completed=int(row["step"]), total=int(row["total_steps"]))
-            if "images_per_second" in row:
+            if "samples_per_second" in row:
                 progress.update(task, speed=describe(row))
 
         yield show
@@ -44,7 +44,7 @@ def lines(name: str) -> Callable[[dict[str, float]], None]:
         nonlocal last
         first_step.append(row["step"]) if not first_step else None
         now, done, total = time.monotonic(), row["step"], row["total_steps"]
-        if "images_per_second" not in row or (now - last < QUIET_SECONDS and done < total):
+        if "samples_per_second" not in row or (now - last < QUIET_SECONDS and done < total):
             return
         last = now
         eta = (now - started) * (total - done) / max(1, done - first_step[0])
@@ -55,4 +55,4 @@ def lines(name: str) -> Callable[[dict[str, float]], None]:
 
 def describe(row: dict[str, float]) -> str:
     waiting = f", {row['data_wait_share']:.0%} waiting for data" if row["data_wait_share"] > 0.05 else ""
-    return f"{row['images_per_second']:,.0f} images/s, loss {row['loss']:.3f}{waiting}"
+    return f"{row['samples_per_second']:,.0f} samples/s, loss {row['loss']:.3f}{waiting}"

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ssl_pipeline.report.tables import BASELINES, comparison, escape, rows_of
@@ -17,31 +18,30 @@ def model_card(
     recipe: dict[str, Any],
     dataset: dict[str, Any],
     encoder: dict[str, Any],
-    classification: dict[str, Any] | None,
+    evaluations: dict[str, tuple[dict[str, Any], str]],
     features: dict[str, Any],
     *,
     uri: str,
-    input_shape: tuple[int, int, int],
+    takes: np.ndarray,
     commit: str | None = None,
-    caption: str = "",
 ) -> str:
     """Markdown of under 5,000 characters from the recipe (`model_dump(mode="json")`) and the stages' summaries.
 
-    `input_shape` is channels, height, width of the uint8 images that the model takes; `caption` says what the intervals
-    of the classification are. Where space is short the recipe's end is left out.
+    `evaluations` are their summaries and captions by kind, `takes` is an example of what the model takes. Where space is short
+    the recipe's end is left out.
     """
-    task = recipe["pretext"]["task"]
+    task, modality = recipe["pretext"]["task"], recipe["encoder"].get("kind", "image")
     dim = number(features.get("dim")) or "its"
     splits = ", ".join(f"{n:,} {escape(name)}" for name, n in (dataset.get("splits") or {}).items())
     before = [
         f"# {escape(recipe['name'])}",
-        f"{escape(recipe['encoder']['backbone'])} pretrained without labels by **{escape(task)}** on the dataset "
-        f"**{escape(recipe['dataset'])}**. It turns an image into {dim} features."
+        f"{escape(network(recipe['encoder']))} pretrained without labels by **{escape(task)}** on the dataset "
+        f"**{escape(recipe['dataset'])}**. It turns {ONE[modality]} into {dim} features."
         + (f" {escape(recipe['description'], 300)}" if recipe.get("description") else ""),
         "## Use",
-        use(uri, input_shape, dim),
+        use(uri, takes, dim, modality),
         "## Quality",
-        *quality(recipe, encoder, classification, caption),
+        *quality(recipe, encoder, evaluations),
         without_labels(encoder, features),
         "## Data and training",
         bullets(
@@ -52,47 +52,69 @@ def model_card(
                 "unusable files left out": number(dataset.get("quarantined")),
                 "epochs": number(encoder.get("epochs")),
                 "steps": number(encoder.get("steps")),
-                "images through the encoder": number(encoder.get("encoder_passes")),
+                "samples through the encoder": number(encoder.get("encoder_passes")),
                 "training time in seconds": number(encoder.get("train_seconds")),
                 "code": f"commit {escape(commit)}" if commit else "not under version control",
             }
         ),
     ]
-    after = ["## Limits", limits(recipe, dataset, classification, input_shape)]
+    after = ["## Limits", limits(recipe, dataset, evaluations, takes)]
     space = LONGEST - len("\n\n".join(before + after)) - len("\n\n")
     card = "\n\n".join([*before, *fenced_yaml(recipe, space), *after])
     # only a table of very many shots gets this far
     return (card if len(card) <= LONGEST else card[:LONGEST].rpartition("\n")[0] + "\n\n(shortened)") + "\n"
 
 
-def use(uri: str, input_shape: tuple[int, int, int], dim: str) -> str:
+ONE = {
+    "image": "an image", "audio": "a recording", "video": "a clip", "text": "a text", "image_text": "an image",
+    "interactions": "a user's history", "series": "a window of a time series",
+}  # fmt: skip
+"""A sample of each modality."""
+NAMES = {
+    "image": "images", "audio": "audio", "video": "clips", "text": "tokens", "image_text": "images", "interactions": "items",
+    "series": "values",
+}  # fmt: skip
+PREPROCESSING = {
+    "image": "scaling is inside the model", "image_text": "scaling is inside the model", "video": "scaling is inside the model",
+    "audio": "the spectrogram is inside the model", "text": "ids by the tokenizer in extra_files, 0 where a text is shorter",
+    "interactions": "numbers by vocabulary.parquet in extra_files, oldest first, 0 before the first",
+    "series": "normalisation is inside the model",
+}  # fmt: skip
+
+
+def network(encoder: dict[str, Any]) -> str:
+    """What an encoder is, in a word or two."""
+    if encoder.get("kind") == "image_text":
+        return f"{network(encoder['image'])} beside {network(encoder['text'])}"
+    return str(encoder.get("backbone") or encoder.get("architecture") or "transformer")
+
+
+def use(uri: str, takes: np.ndarray, dim: str, modality: str) -> str:
+    name = NAMES[modality]
     return (
         "```python\nimport mlflow, torch\n\n"
         f"encoder = mlflow.pytorch.load_model({uri!r})\n"
-        f"images = torch.zeros({(2, *input_shape)}, dtype=torch.uint8)  # scaling is inside the model\n"
-        f"features = encoder(images)  # [2, {dim}]\n```"
+        f"{name} = torch.zeros({takes.shape}, dtype=torch.{takes.dtype.name})  # {PREPROCESSING[modality]}\n"
+        f"features = encoder({name})  # [2, {dim}]\n```"
     )
 
 
 def quality(
-    recipe: dict[str, Any], encoder: dict[str, Any], classification: dict[str, Any] | None, caption: str
+    recipe: dict[str, Any], encoder: dict[str, Any], evaluations: dict[str, tuple[dict[str, Any], str]]
 ) -> list[str]:
-    if classification is None:
+    if not evaluations:
         return ["No labels were at hand, so only measures without labels are given."]
-    rows = rows_of(
-        recipe["name"],
-        recipe["pretext"]["task"],
-        classification["metrics"],
-        encoder.get("train_seconds"),
-        encoder.get("encoder_passes"),
-    )
-    for baseline in BASELINES:
-        rows += rows_of(baseline, "", (classification.get("baselines") or {}).get(baseline, {}))
-    tested = f" on {classification['test_samples']:,} test images" if "test_samples" in classification else ""
-    classes = classification.get("classes") or []
-    named = ", ".join(escape(name, 20) for name in classes[:10]) + (", …" if len(classes) > 10 else "")
-    among = f" among {len(classes):,} classes ({named})" if classes else ""
-    return [f"Accuracy in per cent{among}{tested}, by labels a class:", comparison(rows, caption).markdown().rstrip()]
+    parts = []
+    for summary, caption in evaluations.values():
+        cost = encoder.get("train_seconds"), encoder.get("encoder_passes")
+        rows = rows_of(recipe["name"], recipe["pretext"]["task"], summary["metrics"], *cost)
+        for baseline in BASELINES:
+            rows += rows_of(baseline, "", (summary.get("baselines") or {}).get(baseline, {}))
+        if classes := summary.get("classes"):
+            named = ", ".join(escape(name, 20) for name in classes[:10]) + (", …" if len(classes) > 10 else "")
+            parts.append(f"{len(classes):,} classes: {named}")
+        parts.append(comparison(rows, caption).markdown().rstrip())
+    return parts
 
 
 def without_labels(encoder: dict[str, Any], features: dict[str, Any]) -> str:
@@ -107,15 +129,16 @@ def without_labels(encoder: dict[str, Any], features: dict[str, Any]) -> str:
     return "Without labels:\n\n" + bullets({name: number(value) for name, value in measures.items()})
 
 
-def limits(
-    recipe: dict[str, Any], dataset: dict[str, Any], classification: dict[str, Any] | None, shape: tuple[int, int, int]
-) -> str:
-    channels, height, width = shape
+def limits(recipe: dict[str, Any], dataset: dict[str, Any], evaluations: dict[str, Any], takes: np.ndarray) -> str:
+    size = " x ".join(map(str, takes.shape[1:]))
+    modality = recipe["encoder"].get("kind", "image")
     known = [
-        f"Images like those of {escape(recipe['dataset'])} are its only ground: nothing else was measured.",
-        f"Takes {channels} x {height} x {width} pixels alone; finer detail is lost before the encoder sees it.",
+        f"Data like that of {escape(recipe['dataset'])} is its only ground: nothing else was measured.",
+        f"Takes {size} pixels alone; finer detail is lost before the encoder sees it."
+        if modality in ("image", "image_text")
+        else f"Takes samples of {size} {takes.dtype.name} alone; what is longer is cut before the encoder sees it.",
         "One training run with one seed: the intervals do not hold the spread between trainings."
-        if classification
+        if evaluations
         else "Whether the features serve a task was not measured.",
     ]
     samples = dataset.get("samples")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TRAIN, VALIDATION = BLUE, VERMILION
 FIRST = ("loss", "accuracy", "embedding_std", "effective_rank", "gradient_norm", "learning_rate")
-LAST = ("images_per_second", "data_wait_share")
+LAST = ("samples_per_second", "data_wait_share")
 MOST_POINTS = 2000  # a curve has no more pixels than that
 
 Series = tuple[np.ndarray, np.ndarray]

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100  # columns of the terminal
-BASELINES = ("random encoder", "raw pixels", "supervised")
-TO_BEAT = BASELINES[:2]
-"""Both cost nothing to train: a recipe that is not above them has learnt nothing of use."""
+TO_BEAT = (
+    "random encoder", "chance", "shuffled pairs", "raw pixels", "MFCC, SVC", "TF-IDF", "1-nearest neighbour", "MiniRocket",
+    "popularity", "Markov chain", "item-kNN", "EASE", "recency EASE", "ridge regression",
+)  # fmt: skip
+"""No network is trained for them: a recipe that is not above them has learnt nothing of use."""
+BASELINES = (*TO_BEAT, "supervised")
 PROBES = {"knn": "kNN", "linear": "linear"}
-STAR = "above random encoder and raw pixels: the intervals do not touch"
 MISSING = "–"
 
 
@@ -42,7 +44,7 @@ class Row(TypedDict):
     """By labels a class, counts or "all"."""
     cost_seconds: NotRequired[float | None]
     passes: NotRequired[float | None]
-    """Images that the encoder saw while it was trained."""
+    """Samples that the encoder saw while it was trained."""
 
 
 Column = tuple[str, str]
@@ -67,9 +69,10 @@ class Comparison:
         self.caption = caption
         self.lines = gather(rows)
         order = {probe: i for i, probe in enumerate(PROBES)}
-        columns = {column for line in self.lines for column in line.cells}
+        columns = dict.fromkeys(column for line in self.lines for column in line.cells)
+        # the probes in their order, fewest labels first; other metrics as they come
         self.columns = sorted(
-            columns, key=lambda c: (order.get(c[0], 9), c[0], math.inf if c[1] == "all" else int(c[1]))
+            columns, key=lambda c: (order.get(c[0], 9), math.inf if c[1] in ("all", "") else int(c[1]))
         )
 
     def text(self, line: Line, column: Column) -> str:
@@ -85,8 +88,8 @@ class Comparison:
         """The interval lies above those of all that is TO_BEAT; without them or intervals nothing is claimed."""
         if line.name in BASELINES:
             return False
-        beaten = [other.cells[column].high for other in self.lines if other.name in TO_BEAT and column in other.cells]
-        return len(beaten) == len(TO_BEAT) and all(line.cells[column].low > high for high in beaten)
+        beaten = [other.cells.get(column) for other in self.lines if other.name in TO_BEAT]
+        return bool(beaten) and all(cell and line.cells[column].low > cell.high for cell in beaten)
 
     def best(self, line: Line, column: Column) -> bool:
         """Nothing in the column reads higher."""
@@ -96,7 +99,10 @@ class Comparison:
 
     def notes(self) -> list[str]:
         starred = any(self.starred(line, column) for line in self.lines for column in line.cells)
-        return [note for note in (self.caption, f"* {STAR}" if starred else "") if note]
+        beaten = [line.name for line in self.lines if line.name in TO_BEAT]
+        names = " and ".join([", ".join(beaten[:-1]), beaten[-1]] if len(beaten) > 1 else beaten)
+        star = f"* above {names}: the intervals do not touch" if starred else ""
+        return [note for note in (self.caption, star) if note]
 
     def rich(self) -> RenderableType:
         """For the terminal, at most 100 columns wide: one table, or one a probe where that is too wide."""
@@ -162,7 +168,10 @@ class Comparison:
 
     def markdown(self) -> str:
         """A GitHub table, its notes below. Names come from users and are escaped; the caption is taken as Markdown."""
-        heads = [f"{PROBES.get(probe, escape(probe))}, {escape(shots)}" for probe, shots in self.columns]
+        heads = [
+            f"{PROBES.get(probe, escape(probe))}{f', {escape(shots)}' if shots else ''}"
+            for probe, shots in self.columns
+        ]
         header = ["recipe", "pretext task", *heads, "time", "passes"]
         out = [header, [":--", ":--"] + ["--:"] * (len(header) - 2)]
         for line in self.lines:
@@ -190,17 +199,21 @@ def rows_of(
     cost_seconds: float | None = None,
     passes: float | None = None,
 ) -> list[Row]:
-    """Rows from a classification's metrics, `{"classification/<probe>/accuracy/<shots>": {"mean", "low", "high"}}`."""
+    """Rows from an evaluation's metrics, `{"<kind>/<probe>/<metric>/<shots>": {"mean", "low", "high"}}`: accuracies by probe
+    and shots, other metrics each in a column of its own; of several depths, as in `ndcg_at_5`, those at 10 alone."""
     rows: dict[str, Row] = {}
     for metric, value in metrics.items():
-        parts = metric.split("/")
-        if len(parts) != 4 or parts[0] != "classification" or parts[2] != "accuracy":
+        if metric.count("/") != 3:
             continue
+        _, probe, measure, shots = metric.split("/")
+        if measure != "accuracy":
+            if re.search(r"_at_(?!10$)", measure) and probe == "full":
+                continue
+            probe, shots = f"{'' if probe == 'full' else probe + ' '}{measure.replace('_at_', '@')}", ""
         row = rows.setdefault(
-            parts[1],
-            Row(name=name, method=method, probe=parts[1], shots={}, cost_seconds=cost_seconds, passes=passes),
+            probe, Row(name=name, method=method, probe=probe, shots={}, cost_seconds=cost_seconds, passes=passes)
         )
-        row["shots"][parts[3]] = Cell(value["mean"], value["low"], value["high"])
+        row["shots"][shots] = Cell(value["mean"], value["low"], value["high"])
     return list(rows.values())
 
 

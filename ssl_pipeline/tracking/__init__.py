@@ -2,6 +2,7 @@
 
 from ssl_pipeline.tracking.registry import Version as Version
 from ssl_pipeline.tracking.registry import champion as champion
+from ssl_pipeline.tracking.registry import downloaded as downloaded
 from ssl_pipeline.tracking.registry import load as load
 from ssl_pipeline.tracking.registry import promote as promote
 from ssl_pipeline.tracking.registry import register as register

@@ -73,16 +73,16 @@ def save(deployed: DeployedEncoder, path: Path, files: list[Path], record: Any) 
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    image = (deployed.channels, deployed.image_size, deployed.image_size)
-    takes = Schema([TensorSpec(np.dtype("uint8"), (-1, *image))])
+    # two samples: torch.export takes the size of a batch of one for a constant
+    example = deployed.example(2).numpy()
+    takes = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
     gives = Schema([TensorSpec(np.dtype("float32"), (-1, deployed.dim))])
     mlflow.pytorch.save_model(
         deployed,
         path,
         mlflow_model=record,
         signature=ModelSignature(takes, gives),
-        # two images: torch.export takes the size of a batch of one for a constant
-        input_example=np.random.default_rng(0).integers(0, 256, (2, *image), dtype=np.uint8),
+        input_example=example,
         extra_files=[str(f) for f in files],
         # named, because MLflow would find them out by running the model in a process of its own
         pip_requirements=[f"{p.__name__}=={p.__version__.split('+')[0]}" for p in (mlflow, torch, np)],
@@ -94,34 +94,27 @@ def save(deployed: DeployedEncoder, path: Path, files: list[Path], record: Any) 
 
 
 def check_equal(deployed: DeployedEncoder, exported: nn.Module, name: str) -> None:
-    """Raises PipelineError unless the exported model gives the encoder's embeddings, for one image and for several."""
+    """Raises PipelineError unless the exported model gives the encoder's embeddings, for one sample and for several."""
     import torch
 
     for batch in (1, 3):
-        shape = (batch, deployed.channels, deployed.image_size, deployed.image_size)
-        images = torch.randint(
-            0,
-            256,
-            shape,
-            dtype=torch.uint8,
-            generator=torch.Generator().manual_seed(batch),
-        )
+        given = deployed.example(batch)
         try:
-            expected, given = deployed(images), exported(images)
+            expected, answered = deployed(given), exported(given)
         except (RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise PipelineError(
                 f"model {name!r}: exported, it fails on a batch of {batch} ({reason}); use another encoder.backbone"
             ) from error
-        if not torch.allclose(expected, given, rtol=1e-4, atol=1e-5):
-            difference = (expected - given).abs().max().item()
+        if not torch.allclose(expected, answered, rtol=1e-4, atol=1e-5):
+            difference = (expected - answered).abs().max().item()
             raise PipelineError(
                 f"model {name!r}: exported, its embeddings differ by {difference:.1e}; use another encoder.backbone"
             )
 
 
-def read(path: Path) -> tuple[nn.Module, dict[str, int]]:
-    """The model in a folder that `save` wrote, on the CPU, and its channels, image_size and dim.
+def read(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in a folder that `save` wrote, on the CPU, and the `shape` and `dtype` of a sample that it takes, and `dim`.
 
     A pt2 archive may hold pickles. MLflow is told to refuse it unless they are tensors that torch reads with
     `weights_only` (the export's example input is such a one, and may not be left out); this raises PipelineError then.
@@ -136,7 +129,8 @@ def read(path: Path) -> tuple[nn.Module, dict[str, int]]:
     try:
         module = mlflow.pytorch.load_model(str(path))
         signature = Model.load(str(path)).signature
-        _, channels, side, _ = signature.inputs.inputs[0].shape
+        takes = signature.inputs.inputs[0]
+        shape, dtype = list(takes.shape[1:]), takes.type.name
         dim = signature.outputs.inputs[0].shape[1]
     except (MlflowException, AttributeError, IndexError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -148,4 +142,4 @@ def read(path: Path) -> tuple[nn.Module, dict[str, int]]:
             del os.environ[switch]
         else:
             os.environ[switch] = before
-    return module, {"channels": channels, "image_size": side, "dim": dim}
+    return module, {"shape": shape, "dtype": dtype, "dim": dim}

@@ -124,9 +124,19 @@ def promote(tracker: Tracker, name: str, version: int, reason: str) -> None:
 
 
 def load(tracker: Tracker, model_uri: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A registered model by `models:/name@champion` or `models:/name/3`, ready to call on uint8 images
-    `[batch, channels, image_size, image_size]` on the CPU, and what it takes and gives: channels, image_size, dim,
-    name, version. Never unpickles.
+    """A registered model by `models:/name@champion` or `models:/name/3`, ready to call on samples on the CPU, and what it
+    takes and gives: `shape` and `dtype` of a sample, dim, name, version. Never unpickles.
+
+    Raises PipelineError, with near names, where there is no such model.
+    """
+    with downloaded(tracker, model_uri) as (found, path):
+        module, takes = model.read(path)
+    return module, takes | {"name": found.name, "version": found.version}
+
+
+@contextmanager
+def downloaded(tracker: Tracker, model_uri: str) -> Iterator[tuple[Version, Path]]:
+    """A registered version's folder on disk: the model, and in `extra_files` what was registered beside it.
 
     Raises PipelineError, with near names, where there is no such model.
     """
@@ -135,9 +145,7 @@ def load(tracker: Tracker, model_uri: str) -> tuple[nn.Module, dict[str, Any]]:
     with tracker.connected() as client, tempfile.TemporaryDirectory() as folder:
         found = _find(client, model_uri)
         source = client.get_model_version_download_uri(found.name, str(found.version))
-        path = mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracker.uri)
-        module, takes = model.read(Path(path))
-    return module, takes | {"name": found.name, "version": found.version}
+        yield found, Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracker.uri))
 
 
 def _find(client: MlflowClient, model_uri: str) -> Version:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssl_pipeline.evaluate.baselines import all_baselines, raw_pixels
+from ssl_pipeline.evaluate.baselines import all_baselines
+from ssl_pipeline.evaluate.classics import raw_pixels
 from ssl_pipeline.evaluate.classification import interval, knn, labels_of, linear_probe, probe_methods
 from ssl_pipeline.evaluate.settings import Classification
 

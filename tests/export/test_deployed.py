@@ -3,17 +3,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ssl_pipeline.encoders.encoder import Batch, Encoder
 from ssl_pipeline.export.deployed import DeployedEncoder
 
 
-class Small(nn.Module):
+class Small(Encoder):
     """Convolution, batch norm, dropout and normalisation buffers: all that behaves otherwise in training."""
+
+    takes = "image"
 
     def __init__(self) -> None:
         super().__init__()
-        self.channels, self.image_size, self.dim = 3, 12, 5
+        self.dim = 5
         self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.4))
         self.layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Dropout(0.5))
+
+    def read(self, batch: Batch) -> Tensor:
+        return batch["image"].float() / 255
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images - self.mean).mean((2, 3))

@@ -29,23 +29,23 @@ def test_alignment_and_uniformity_against_loops():
 
 
 def test_features_are_the_encoders_answers_in_the_packs_order(digits_pack, make_recipe, tmp_path):
-    encoder = build(make_recipe().encoder, 1).eval()
+    encoder = build(make_recipe().encoder, {"channels": 1}).eval()
     exact = Pretrain(precision="fp32")
     summary = write(encoder, digits_pack, tmp_path, exact)
     assert summary["samples"] == 1797 and summary["dim"] == encoder.dim
     table = pq.read_table(tmp_path / "features.parquet").to_pandas()
     assert table[table.split == "test"].sample_id.tolist() == digits_pack.index("test").sample_id.tolist()
-    images = torch.from_numpy(np.array(digits_pack.images("test"))).float() / 255
+    images = torch.from_numpy(np.array(digits_pack.samples("test")["image"])).float() / 255
     with torch.no_grad():
         np.testing.assert_allclose(read(tmp_path, "test"), encoder(images).numpy(), atol=1e-5)
-    np.testing.assert_allclose(embed(encoder, digits_pack.images("test"), exact), read(tmp_path, "test"), atol=1e-5)
+    np.testing.assert_allclose(embed(encoder, digits_pack.samples("test"), exact), read(tmp_path, "test"), atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"precision": "fp32", "compile": True}, {"compile": True}])
 def test_fast_features_point_where_exact_ones_do(settings, digits_pack, make_recipe):
     torch.manual_seed(0)
-    encoder = build(make_recipe().encoder, 1).eval()
-    images = digits_pack.images("train")  # more than one batch, the last one smaller
-    exact, fast = (torch.from_numpy(embed(encoder, images, Pretrain(**s))) for s in ({"precision": "fp32"}, settings))
+    encoder = build(make_recipe().encoder, {"channels": 1}).eval()
+    samples = digits_pack.samples("train")  # more than one batch, the last one smaller
+    exact, fast = (torch.from_numpy(embed(encoder, samples, Pretrain(**s))) for s in ({"precision": "fp32"}, settings))
     assert torch.nn.functional.cosine_similarity(exact, fast).min() > 0.999

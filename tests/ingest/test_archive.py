@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssl_pipeline.ingest.archive import read
-from ssl_pipeline.ingest.images import BadImage
+from ssl_pipeline.ingest.images import BadSample
 from ssl_pipeline.ingest.sources import Archive
 from ssl_pipeline.part import PipelineError
 
@@ -119,7 +119,7 @@ def test_declared_and_actual_sizes_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr("ssl_pipeline.ingest.item.MAX_BYTES", 1000)
     path = make_zip(tmp_path / "a.zip", {"bomb.png": b"\0" * 5000, "fine.png": b"\0" * 1000})
     items = read(Archive(path=str(path)), path).items
-    with pytest.raises(BadImage, match="oversized"):
+    with pytest.raises(BadSample, match="oversized"):
         next(items).load()
     assert len(next(items).load()) == 1000
     data = bytearray(path.read_bytes())
@@ -127,7 +127,7 @@ def test_declared_and_actual_sizes_are_bounded(tmp_path, monkeypatch):
     assert int.from_bytes(data[place : place + 4], "little") == 5000
     data[place : place + 4] = (10).to_bytes(4, "little")  # the header says 10 bytes
     path.write_bytes(data)
-    with pytest.raises(BadImage, match="damaged in the archive"):
+    with pytest.raises(BadSample, match="damaged in the archive"):
         next(read(Archive(path=str(path)), path).items).load()
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_member_is_one_bad_item(tmp_path):
     data[30 + len("a.png") + 3] ^= 0xFF
     path.write_bytes(data)
     items = read(Archive(path=str(path)), path).items
-    with pytest.raises(BadImage, match="damaged in the archive"):
+    with pytest.raises(BadSample, match="damaged in the archive"):
         next(items).load()
     assert next(items).load() == b"def" * 100
 

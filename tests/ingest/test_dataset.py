@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_pipeline.ingest.dataset import median, split_of
+from ssl_pipeline.ingest.dataset import split_of
 from ssl_pipeline.ingest.images import decode, sample_id
+from ssl_pipeline.ingest.medium import median
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.recipe import Split
 

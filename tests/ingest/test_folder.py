@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ssl_pipeline.ingest.folder import read
-from ssl_pipeline.ingest.images import BadImage
-from ssl_pipeline.ingest.sources import ImageFolder
+from ssl_pipeline.ingest.images import BadSample
+from ssl_pipeline.ingest.sources import Folder
 from ssl_pipeline.part import PipelineError
 
 
@@ -21,14 +21,14 @@ def put(folder: Path, *names: str) -> Path:
 
 
 def found(folder: Path, labels: bool = True) -> list[tuple]:
-    return [(i.source, i.label, i.split) for i in read(ImageFolder(path=str(folder), labels=labels), folder).items]
+    return [(i.source, i.label, i.split) for i in read(Folder(path=str(folder), labels=labels), folder).items]
 
 
 def reason(folder: Path, source: str) -> str | None:
-    item = next(i for i in read(ImageFolder(path=str(folder)), folder).items if i.source == source)
+    item = next(i for i in read(Folder(path=str(folder)), folder).items if i.source == source)
     try:
         item.load()
-    except BadImage as error:
+    except BadSample as error:
         return str(error)
     return None
 
@@ -89,14 +89,14 @@ def test_pipes_and_huge_files_are_bad_items(tmp_path):
 
 def test_a_file_that_vanishes_or_may_not_be_read(tmp_path):
     put(tmp_path, "1.png", "2.png")
-    items = read(ImageFolder(path="x"), tmp_path).items
+    items = read(Folder(path="x"), tmp_path).items
     first = next(items)
     (tmp_path / "1.png").unlink()
-    with pytest.raises(BadImage, match="cannot be read: No such file"):
+    with pytest.raises(BadSample, match="cannot be read: No such file"):
         first.load()
     if os.getuid():  # root may read everything
         (tmp_path / "2.png").chmod(0)
-        with pytest.raises(BadImage, match="cannot be read: Permission denied"):
+        with pytest.raises(BadSample, match="cannot be read: Permission denied"):
             next(items).load()
 
 
@@ -117,6 +117,6 @@ def test_folders_deeper_than_pythons_recursion_limit(tmp_path):
 def test_a_missing_folder_or_a_file_in_its_place(tmp_path):
     put(tmp_path, "a.zip")
     with pytest.raises(PipelineError, match="no such folder"):
-        read(ImageFolder(path="x"), tmp_path / "x")
+        read(Folder(path="x"), tmp_path / "x")
     with pytest.raises(PipelineError, match="use kind archive or table"):
-        read(ImageFolder(path="a.zip"), tmp_path / "a.zip")
+        read(Folder(path="a.zip"), tmp_path / "a.zip")

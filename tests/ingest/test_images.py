@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssl_pipeline.ingest import images
-from ssl_pipeline.ingest.images import BadImage, decode, sample_id, to_square
+from ssl_pipeline.ingest.images import BadSample, decode, sample_id, to_square
 
 
 def gradient(mode: str = "RGB") -> Image.Image:
@@ -92,7 +92,7 @@ def test_float_scales_are_fixed(encode, values, expected):
 @pytest.mark.parametrize("value", [-1.0, 1e6, float("nan")])
 def test_an_unknown_scale_is_refused(encode, value):
     data = encode(Image.fromarray(np.array([[0.0, value]], dtype=np.float32)), "TIFF")
-    with pytest.raises(BadImage, match="unknown scale"):
+    with pytest.raises(BadSample, match="unknown scale"):
         decode(data)
 
 
@@ -147,7 +147,7 @@ def test_reasons_for_bad_bytes(encode):
         (b"\x89PNG\r\n\x1a\n", "damaged or unsupported PNG"),
         (encode(gradient())[:60], "damaged PNG"),
     ]:
-        with pytest.raises(BadImage, match=reason):
+        with pytest.raises(BadSample, match=reason):
             decode(data)
 
 
@@ -166,7 +166,7 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.filterwarnings("error")
 def test_a_decompression_bomb_is_refused_by_its_header(monkeypatch, width, height):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(BadImage, match="oversized"):
+    with pytest.raises(BadSample, match="oversized"):
         decode(png_header(width, height))
 
 
@@ -176,7 +176,7 @@ def test_pillows_own_limit_and_filters_are_left_alone(encode):
 
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     decode(encode(gradient()))
-    with pytest.raises(BadImage, match="truncated|damaged"):
+    with pytest.raises(BadSample, match="truncated|damaged"):
         decode(png_header(9_999, 9_999))  # between Pillow's limit and ours: no warning, and then no pixels
     assert (Image.MAX_IMAGE_PIXELS, warnings.filters) == (limit, filters)
 
@@ -193,7 +193,7 @@ def test_flipped_bytes_give_an_image_or_a_reason(kind, flips):
         data[place % len(data)] = value
     try:
         image = decode(bytes(data))
-    except BadImage as reason:
+    except BadSample as reason:
         assert "\n" not in str(reason) and str(reason)
     else:
         assert image.mode in ("L", "RGB")

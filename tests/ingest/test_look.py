@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 
 from ssl_pipeline.ingest.look import image_size, look
-from ssl_pipeline.ingest.sources import Archive, ImageFolder, Table
+from ssl_pipeline.ingest.sources import Archive, Folder, Table
 from ssl_pipeline.part import PipelineError
 
 
 def test_a_folder_of_classes(photos):
     (photos / "notes.txt").write_text("x")
     found = look(photos)
-    assert found.source == ImageFolder(path=str(photos))
+    assert found.source == Folder(path=str(photos))
     assert found.files == 41 and found.classes == {"cat": 20, "dog": 20} and found.channels == 3
     assert found.size == (10, 12) and found.image_size == 16 and found.unreadable == pytest.approx(1 / 41)
     assert any(
@@ -39,7 +39,7 @@ def test_a_table_and_its_columns(tmp_path, png):
     pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
     found = look(tmp_path / "t.parquet")
     path = str(tmp_path / "t.parquet")
-    assert found.source == Table(path=path, image="Image", label="label", group="patient", split="split")
+    assert found.source == Table(path=path, file="Image", label="label", group="patient", split="split")
     assert found.files == 4 and found.classes == {"a": 2, "b": 2} and found.splits == ("train",)
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ssl_pipeline.ingest.images import BadImage
+from ssl_pipeline.ingest.images import BadSample
 from ssl_pipeline.ingest.sources import Table
 from ssl_pipeline.ingest.table import read
 from ssl_pipeline.part import PipelineError
@@ -22,7 +22,7 @@ def test_csv_with_paths_labels_groups_and_splits(tmp_path):
     (tmp_path / "t.csv").write_bytes(
         '\ufefffile,kind,patient,part\na.png,7,p1,train\n"a.png","x, y",,Valid\na.png,,p2,\n'.encode()
     )
-    found = items(tmp_path / "t.csv", image="file", label="kind", group="patient", split="part")
+    found = items(tmp_path / "t.csv", file="file", label="kind", group="patient", split="part")
     assert [(i.source, i.label, i.group, i.split) for i in found] == [
         ("a.png", "7", "p1", "train"), ("a.png", "x, y", None, "validation"), ("a.png", None, "p2", None),
     ]  # fmt: skip
@@ -35,7 +35,7 @@ def test_parquet_with_bytes_in_either_form(tmp_path):
     found = items(tmp_path / "t.parquet", label="label")
     assert [(i.source, i.label) for i in found] == [("row 1", "1"), ("row 2", None), ("row 3", "2")]
     assert found[2].load() == b"C"
-    with pytest.raises(BadImage, match="no image in this row"):
+    with pytest.raises(BadSample, match="no file in this row"):
         found[1].load()
     pq.write_table(pa.table({"image": [{"bytes": b"A", "path": "/x.png"}]}), tmp_path / "hf.parquet")
     assert items(tmp_path / "hf.parquet")[0].load() == b"A"
@@ -48,7 +48,7 @@ def test_paths_that_leave_the_tables_folder_are_quarantined(tmp_path, name):
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "t.csv").write_text(f"image\n{name}\n")
-    with pytest.raises(BadImage, match="outside the table's folder"):
+    with pytest.raises(BadSample, match="outside the table's folder"):
         items(folder / "t.csv")[0].load()
 
 
@@ -57,7 +57,7 @@ def test_a_missing_file_an_empty_cell_and_a_short_row_are_bad_items(tmp_path):
     for item, reason in zip(
         items(tmp_path / "t.csv"), ["cannot be read: No such file", "no image", "no image"], strict=True
     ):
-        with pytest.raises(BadImage, match=reason):
+        with pytest.raises(BadSample, match=reason):
             item.load()
 
 

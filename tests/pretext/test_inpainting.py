@@ -11,7 +11,7 @@ PLAIN = {"views": {"min_scale": 1.0, "flip": False, "color": 0, "blur": False}}
 
 
 def batch(pack, count=6):
-    return torch.from_numpy(np.array(pack.images("train")[:count])).float() / 255
+    return torch.from_numpy(np.array(pack.samples("train")["image"][:count])).float() / 255
 
 
 def test_masks_hide_the_same_share_of_every_image(make_recipe):
@@ -34,11 +34,11 @@ def test_patchify_against_a_loop(make_recipe):
 
 def test_loss_is_the_mean_square_over_hidden_patches_alone(make_recipe, digits_pack, monkeypatch):
     recipe = make_recipe("inpainting", {"patch": 4, "normalize_target": False} | PLAIN)
-    task, encoder, images = recipe.pretext, build(recipe.encoder, 1), batch(digits_pack)
+    task, encoder, images = recipe.pretext, build(recipe.encoder, {"channels": 1}), batch(digits_pack)
     labels = draw(task, recipe.encoder, 6, 0, "train", 0)
     prediction = torch.randn(6, 16, 16)
     monkeypatch.setattr(type(task), "predict_cnn", lambda *_: (prediction, torch.zeros(6, 4)))
-    views = task.render(images, labels)
+    views = task.render(encoder, images, labels)
     loss = task.step(encoder, torch.nn.Identity(), views, labels)["loss"]
     target = task.patchify(encoder.normalize(views), labels["hidden"])
     errors = [
@@ -51,7 +51,7 @@ def test_loss_is_the_mean_square_over_hidden_patches_alone(make_recipe, digits_p
 def test_hidden_pixels_do_not_reach_the_encoder(make_recipe, digits_pack, vit_settings, backbone):
     recipe = make_recipe("inpainting", {"patch": 4} | PLAIN, **({"encoder": vit_settings} if backbone == "vit" else {}))
     torch.manual_seed(0)
-    task, encoder, images = recipe.pretext, build(recipe.encoder, 1).eval(), batch(digits_pack)
+    task, encoder, images = recipe.pretext, build(recipe.encoder, {"channels": 1}).eval(), batch(digits_pack)
     labels = draw(task, recipe.encoder, 6, 0, "train", 0)
     head = task.build_head(encoder).eval()
     encoder.eval()
@@ -67,5 +67,5 @@ def test_hidden_pixels_do_not_reach_the_encoder(make_recipe, digits_pack, vit_se
 
 
 def test_a_patch_that_does_not_fit_is_refused_with_one_that_does(make_recipe):
-    with pytest.raises(ValueError, match=r"pretext\.patch 5 does not divide encoder\.image_size 16: use 2"):
+    with pytest.raises(ValueError, match=r"patch 5 does not divide encoder\.image_size 16: use 2"):
         make_recipe("inpainting", {"patch": 5})

@@ -19,6 +19,7 @@ module = importlib.util.module_from_spec(spec); sys.modules[spec.name] = module
 spec.loader.exec_module(module)
 pretext.TASKS = tuple(pretext.leaves(pretext.PretextTask))  # what its line of registration does at import
 from ssl_pipeline.recipe import Recipe
+from ssl_pipeline.encoders.encoder import build
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.pretext.labels import sheet, write_table
 from ssl_pipeline.pretrain.loop import pretrain
@@ -27,9 +28,9 @@ recipe = Recipe.model_validate({
     "encoder": {"backbone": "resnet18", "image_size": 16, "options": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]}},
     "pretrain": {"epochs": 3, "batch_size": 50, "learning_rate": 3e-3},
 })
-pack, folder = Pack(Path(sys.argv[2]), [0.3], [0.37]), Path(tempfile.mkdtemp())
-print(write_table(recipe.pretext, recipe.encoder, pack, 0, folder / "labels.parquet")["balance"])
-assert sheet(recipe.pretext, recipe.encoder, pack, 0).shape == (8, 2, 1, 16, 16)
+pack, folder = Pack(Path(sys.argv[2]), {'channels': 1, 'mean': [0.3], 'std': [0.37]}), Path(tempfile.mkdtemp())
+print(write_table(recipe, pack, folder / "labels.parquet")["balance"])
+assert sheet(recipe, build(recipe.encoder, pack.facts), pack).shape == (8, 2, 1, 16, 16)
 print("loss", pretrain(recipe, pack, folder, lambda row: None)[1]["final_loss"])
 """
 

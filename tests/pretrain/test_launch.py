@@ -68,7 +68,7 @@ def test_the_trainer_does_not_outlive_its_parent(recipe, digits_pack, tmp_path):
         "import sys; from pathlib import Path; from ssl_pipeline.pretrain import launch\n"
         "from ssl_pipeline.pretext.pack import Pack; from ssl_pipeline.recipe import Recipe\n"
         "recipe, pack, folder = Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])\n"
-        "launch.run(recipe, Pack(pack, [0.3], [0.37]), folder, lambda rows: None)"
+        "launch.run(recipe, Pack(pack, {'channels': 1, 'mean': [0.3], 'std': [0.37]}), folder, lambda rows: None)"
     )
     arguments = [recipe.model_dump_json(), str(digits_pack.path), str(tmp_path)]
     parent = subprocess.Popen([sys.executable, "-c", script, *arguments])

@@ -21,10 +21,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.pretext.pack import Pack, write_encoded
+from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.pretext.packing.image import write_encoded
 from ssl_pipeline.pretrain import launch
 from ssl_pipeline.pretrain.compute import worth_compiling
-from ssl_pipeline.pretrain.data import Images
+from ssl_pipeline.pretrain.data import Samples
 from ssl_pipeline.pretrain.loop import pretrain
 
 TASKS = ["rotation", "inpainting", "simclr"]
@@ -36,7 +37,7 @@ def encoded_pack(digits_pack, tmp_path_factory):
     """The same digits as PNG files that are decoded when they are asked for."""
     folder = tmp_path_factory.mktemp("encoded")
     for split in ("train", "validation", "test"):
-        pixels = digits_pack.images(split)
+        pixels = digits_pack.samples(split)["image"]
         rows = []
         for image in pixels:
             file = BytesIO()
@@ -46,7 +47,7 @@ def encoded_pack(digits_pack, tmp_path_factory):
             put(0, pixels, rows)
         digits_pack.index(split).to_parquet(folder / f"{split}.parquet")
     (folder / "encoded.json").write_text(json.dumps({"side": 16, "channels": 1}))
-    return Pack(folder, digits_pack.mean, digits_pack.std)
+    return Pack(folder, digits_pack.facts)
 
 
 def losses(recipe, pack, folder):
@@ -63,26 +64,27 @@ def agree(expected, got):
 @pytest.mark.parametrize("tier", ["resident", "mapped", "decoded"])
 def test_every_tier_gives_the_same_batches_in_order(tier, digits_pack, encoded_pack):
     pack = encoded_pack if tier == "decoded" else digits_pack
-    images = Images(pack.images("train"), torch.device("cpu"), tier=tier)
+    samples = Samples(pack.samples("train"), torch.device("cpu"), tier=tier)
     parts = list(torch.randperm(1200, generator=torch.Generator().manual_seed(0)).split(100))
-    stored = digits_pack.images("train")
-    got = list(images.batches(parts))
-    assert images.tier == tier and len(got) == 12
+    stored = digits_pack.samples("train")["image"]
+    got = list(samples.batches(parts))
+    assert samples.tier == tier and len(got) == 12
     for part, batch in zip(parts, got, strict=True):
-        assert batch.dtype == torch.uint8 and (batch.numpy() == stored[part.numpy()]).all()
+        image = batch["image"]
+        assert image.dtype == torch.uint8 and (image.numpy() == stored[part.numpy()]).all()
 
 
 def test_the_tier_follows_from_size_and_memory(digits_pack, encoded_pack, monkeypatch):
-    cpu, stored = torch.device("cpu"), digits_pack.images("train")
+    cpu, stored = torch.device("cpu"), digits_pack.samples("train")["image"]
     for free, mapped, encoded in (
         (stored.nbytes * 4, "resident", "resident"),
         (stored.nbytes * 4 - 4, "mapped", "decoded"),
     ):
         monkeypatch.setattr("ssl_pipeline.pretrain.data.free_memory", lambda device, free=free: free)
-        assert Images(stored, cpu).tier == mapped
-        assert Images(encoded_pack.images("train"), cpu).tier == encoded
+        assert Samples({"image": stored}, cpu).tier == mapped
+        assert Samples(encoded_pack.samples("train"), cpu).tier == encoded
     monkeypatch.setattr("ssl_pipeline.pretrain.data.free_memory", lambda device: stored.nbytes * 4)
-    assert Images(stored, cpu, processes=2).tier == "mapped"
+    assert Samples({"image": stored}, cpu, processes=2).tier == "mapped"
 
 
 def test_reading_ahead_stops_with_its_reader_and_passes_errors_on(digits_pack):
@@ -95,10 +97,10 @@ def test_reading_ahead_stops_with_its_reader_and_passes_errors_on(digits_pack):
         def __getitem__(self, which):
             raise OSError("the disk is gone")
 
-    images = Images(Broken(), torch.device("cpu"), tier="mapped")
+    samples = Samples({"image": Broken()}, torch.device("cpu"), tier="mapped")
     with pytest.raises(OSError, match="the disk is gone"):
-        next(images.batches([torch.arange(3)] * 9))
-    started = Images(digits_pack.images("train"), torch.device("cpu"), tier="mapped").batches([torch.arange(3)] * 9)
+        next(samples.batches([torch.arange(3)] * 9))
+    started = Samples(digits_pack.samples("train"), torch.device("cpu"), tier="mapped").batches([torch.arange(3)] * 9)
     next(started)
     started.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("read ahead")]
@@ -112,7 +114,7 @@ def test_every_tier_gives_the_same_losses(task, make_recipe, digits_pack, encode
         monkeypatch.setattr("ssl_pipeline.pretrain.data.SHARE_OF_MEMORY", 0.25 if tier == "resident" else 0)
         rows = []
         _, summary = pretrain(recipe, pack, tmp_path / tier, rows.append)
-        assert summary["images"] == tier
+        assert summary["samples"] == tier
         seen[tier] = [row["loss"] for row in rows if "loss" in row]
     assert seen["resident"] == seen["mapped"] == seen["decoded"]
 
@@ -144,7 +146,7 @@ def test_compiling_is_decided_by_the_length_of_the_run(make_recipe):
         recipe = make_recipe(
             encoder={"backbone": "resnet18", "image_size": side}, pretrain={"epochs": epochs, **pretrain_part}
         )
-        encoder = build(recipe.encoder, 3)
+        encoder = build(recipe.encoder, {"channels": 3})
         return worth_compiling(recipe.pretrain, recipe.pretext, encoder, images, torch.device("cpu"))
 
     assert not decide(1000, 2) and decide(50_000, 100)
@@ -189,11 +191,11 @@ def test_two_processes_give_the_losses_of_one(task, part, make_recipe, digits_pa
 def test_two_processes_make_the_step_of_one_big_batch(task, make_recipe, digits_pack, tmp_path):
     """Few samples: torch's own batch norm adds up channels-last float32 one by one, and is off by 1e-3 of many. Noise, not
     digits: on a plain background many equal activations lie at the edge of a ReLU, and roundings decide their side."""
-    few = Pack(tmp_path / "few", digits_pack.mean, digits_pack.std)
+    few = Pack(tmp_path / "few", digits_pack.facts)
     few.path.mkdir()
     for split in ("train", "validation"):
         noise = np.random.default_rng(0).integers(0, 256, (48, 1, 16, 16), np.uint8)
-        np.save(few.path / f"{split}.npy", noise)
+        np.save(few.path / f"{split}.image.npy", noise)
     base = EXACT | {"epochs": 1, "warmup_epochs": 0, "batch_size": 48, "learning_rate": 0.1}
     weights = []
     for processes in (1, 2):
@@ -251,7 +253,7 @@ def test_no_process_outlives_a_launcher_that_goes(number, make_recipe, digits_pa
         "from ssl_pipeline.pretext.pack import Pack; from ssl_pipeline.recipe import Recipe\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
         "recipe, pack, folder = Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])\n"
-        "launch.run(recipe, Pack(pack, [0.3], [0.37]), folder, lambda rows: None)"
+        "launch.run(recipe, Pack(pack, {'channels': 1, 'mean': [0.3], 'std': [0.37]}), folder, lambda rows: None)"
     )
     recipe = make_recipe("simclr", pretrain={"epochs": 400, "batch_size": 96, "processes": 2, "log_every": 1})
     arguments = [recipe.model_dump_json(), str(digits_pack.path), str(tmp_path)]

@@ -7,21 +7,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssl_pipeline.encoders.encoder import Batch, Encoder
 from ssl_pipeline.tracking import Tracker
 
 
-class Small(nn.Module):
+class Small(Encoder):
     """A convolution with batch norm and normalisation buffers, quick to export: `[batch, 3, 8, 8]` -> `[batch, 4]`."""
+
+    takes = "image"
+    dim = 4
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.channels, self.image_size, self.dim = 3, 8, 4
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.register_buffer("mean", torch.rand(1, 3, 1, 1))
             self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
             self.layers(torch.rand(16, 3, 8, 8))
         self.eval()
+
+    def read(self, batch: Batch) -> Tensor:
+        return batch["image"].float() / 255
+
+    def example(self, count: int, generator: torch.Generator | None = None) -> Batch:
+        return {"image": torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images - self.mean).mean((2, 3))

@@ -113,7 +113,7 @@ def test_a_promotion_cut_off_after_the_alias_is_completed(tracker, run_id, regis
 def test_load_gives_the_encoders_embeddings(tracker, registered, encoder) -> None:
     promote(tracker, "digits_simclr", 1, "the first")
     module, info = load(tracker, "models:/digits_simclr@champion")
-    assert info == {"channels": 3, "image_size": 8, "dim": 4, "name": "digits_simclr", "version": 1}
+    assert info == {"shape": [3, 8, 8], "dtype": "uint8", "dim": 4, "name": "digits_simclr", "version": 1}
     for batch in (1, 2, 7, 64):
         given = images(batch)
         torch.testing.assert_close(module(given), encoder(given / 255).detach(), rtol=1e-5, atol=1e-5)
@@ -241,13 +241,13 @@ def test_backbones_survive_export(tmp_path, backbone, side, channels) -> None:
     from mlflow.models import Model
 
     from ssl_pipeline.encoders import encoder as encoders
-    from ssl_pipeline.recipe import Encoder
+    from ssl_pipeline.encoders.settings import ImageEncoder as Encoder
 
-    encoder = encoders.build(Encoder(backbone=backbone, image_size=side, channels=channels), channels)
+    encoder = encoders.build(Encoder(backbone=backbone, image_size=side, channels=channels), {"channels": channels})
     encoder(torch.rand(8, channels, side, side))  # moves running statistics
     model.save(DeployedEncoder(encoder), tmp_path / "model", [], Model())
     module, info = model.read(tmp_path / "model")
-    assert info == {"channels": channels, "image_size": side, "dim": encoder.dim}
+    assert info == {"shape": [channels, side, side], "dtype": "uint8", "dim": encoder.dim}
     encoder.eval()
     for batch in (1, 2, 7, 64):
         given = images(batch, side, channels)

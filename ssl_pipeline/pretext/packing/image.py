@@ -1,0 +1,92 @@
+"""images -> uint8 arrays: every image decoded once, its centre square at the encoder's size.
+
+Where these arrays would take more than half of the free disk, the files are kept as they were encoded instead, and images
+are decoded when they are asked for: the same pixels, for more work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssl_pipeline.ingest.images import decode, to_square
+from ssl_pipeline.ingest.shards import SPLITS, rows
+from ssl_pipeline.pretext.pack import chunks_of, write_index
+
+if TYPE_CHECKING:
+    from ssl_pipeline.encoders.settings import ImageEncoder
+
+SHARE_OF_DISK = 0.5
+"""Of the free disk: what decoded images may take."""
+
+
+def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
+    """Fills `folder` with array `image` `[n, channels, side, side]`. Returns channels, and their mean and deviation in 0..1
+    over the training split. Memory is one chunk of images however large the dataset."""
+    about = json.loads((tree / "dataset.json").read_text())
+    channels = about["channels"] if settings.channels == "auto" else settings.channels
+    counts, side = about["splits"], settings.image_size
+
+    def pixels_of(row: dict[str, Any]) -> np.ndarray:
+        return to_square(decode(row["image"]["bytes"]), side, channels)
+
+    moments = np.zeros((2, channels))
+    size = sum(counts[split] for split in SPLITS) * channels * side**2
+    encoded = size > shutil.disk_usage(folder).free * SHARE_OF_DISK
+    if encoded:
+        (folder / "encoded.json").write_text(json.dumps({"side": side, "channels": channels}))
+    for split in SPLITS:
+        save = write_encoded if encoded else write_pixels
+        index, at = [], 0
+        with (
+            save(folder, split, (counts[split], channels, side, side)) as put,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            for chunk in chunks_of(rows(tree, split), 64):
+                pixels = np.stack(list(pool.map(pixels_of, chunk)))
+                put(at, pixels, chunk)
+                at += len(chunk)
+                if split == "train":
+                    block = pixels.astype(np.float64) / 255
+                    moments += block.mean((2, 3)).sum(0), np.square(block).mean((2, 3)).sum(0)
+                index += chunk
+                for row in chunk:
+                    del row["image"]
+        write_index(folder, split, index)
+    mean, square = moments / counts["train"]
+    std = np.sqrt(np.maximum(square - mean**2, 1e-4))
+    return {"channels": channels, "mean": mean.round(6).tolist(), "std": std.round(6).tolist()}
+
+
+Put = Callable[[int, np.ndarray, list[dict[str, Any]]], None]
+
+
+@contextmanager
+def write_pixels(folder: Path, split: str, shape: tuple[int, ...]) -> Iterator[Put]:
+    array = np.lib.format.open_memmap(folder / f"{split}.image.npy", "w+", np.uint8, shape)
+
+    def put(at: int, pixels: np.ndarray, chunk: list[dict[str, Any]]) -> None:
+        array[at : at + len(pixels)] = pixels
+
+    yield put
+    array.flush()
+
+
+@contextmanager
+def write_encoded(folder: Path, split: str, shape: tuple[int, ...]) -> Iterator[Put]:
+    lengths: list[int] = []
+    with open(folder / f"{split}.bytes", "wb") as file:
+
+        def put(at: int, pixels: np.ndarray, chunk: list[dict[str, Any]]) -> None:
+            lengths.extend(file.write(row["image"]["bytes"]) for row in chunk)
+
+        yield put
+    np.save(folder / f"{split}.ends.npy", np.cumsum(lengths, dtype=np.int64))
