@@ -1,4 +1,4 @@
-# make demo | make test | make up | make lint | make lock
+# make demo | make demo-all | make test | make up | make lint | make lock
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
@@ -9,10 +9,13 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PYTHONDONTWRITEBYTECODE :=
 
 export PYTEST_ADDOPTS
-.PHONY: demo test test-slow up lint lock install clean
+.PHONY: demo demo-all test test-slow up lint lock install clean
 
 demo: install
 	@$(BIN)/ssl-pipeline demo
+
+demo-all: install
+	@$(BIN)/ssl-pipeline demo --all
 
 up: install
 	@$(BIN)/ssl-pipeline up

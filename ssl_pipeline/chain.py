@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.evaluate.settings import KINDS as EVALUATIONS
+from ssl_pipeline.evaluate.any_evaluation import KINDS as EVALUATIONS
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
@@ -81,10 +81,9 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
 
     def write(folder: Any) -> dict[str, Any]:
         # what cannot take these samples fails now, not when training starts
-        encoder = encoders.build(recipe.encoder, pack.facts)
+        encoder = encoders.build(recipe.encoder, pack.given)
         summary = label_tables.write_table(recipe, pack, folder / "labels.parquet")
-        sheet = label_tables.sheet(recipe, encoder, pack)
-        (folder / "sheet.png").write_bytes(pictures.sheet(sheet, recipe.pretext.columns()))
+        (folder / "sheet.png").write_bytes(pictures.sheet(*label_tables.sheet(recipe, encoder, pack)))
         return {
             "samples": sum(summary["splits"].values()),
             "pack": pack.path.name,
@@ -110,6 +109,9 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
     config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
     config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude=HOW)
     inputs = {"pretext_labels": labels.key}
+    start = upstream(project, recipe.start_from, "pretrained_encoder") if recipe.start_from else None
+    if start:
+        inputs["start_from"] = start.key
 
     def write(folder: Any) -> dict[str, Any]:
         tracker = open_tracker(project)
@@ -126,7 +128,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
                     tracker.log_curve(run_id, [curve_of(row) for row in new])
                     show(new[-1])
 
-                summary = launch.run(recipe, pack, folder, follow)
+                summary = launch.run(recipe, pack, folder, follow, start.path if start else None)
             curve = [curve_of(rows[step]) for step in sorted(rows)]
             (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
             tracker.log_files(run_id, [folder / "curves.png", labels.path / "sheet.png"], "pictures")
@@ -186,8 +188,9 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
 
     def write(folder: Any) -> dict[str, Any]:
         features = {split: extract.read(extracted.path, split) for split in SPLITS}
-        result = module.own(recipe.name, pack, encoders.load(encoder.path), features, settings)
-        methods = {recipe.name: result.metrics} | reference.summary["methods"]
+        result = module.own(recipe, pack, encoders.load(encoder.path), features, encoder.path, settings)
+        others = reference.summary["methods"] | result.controls
+        methods = {recipe.name: result.metrics} | others
         drawn = result.pictures | (
             {"efficiency": ("efficiency", table)} if (table := efficiency_table(methods)) else {}
         )
@@ -197,13 +200,13 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
         log_metrics(project, recipe, encoder, data, means, folder)
         return {
             "metrics": result.metrics,
-            "baselines": reference.summary["methods"],
+            "baselines": others,
             **result.facts,
             "made_from": {"dataset": data.summary["digest"], "features": extracted.key, "baselines": reference.key},
         }
 
     version, store, digest = EVALUATION_VERSION, project.store, data.summary["digest"]
-    fresh = dump(recipe.encoder) | {"pretrained": False}
+    fresh = dump(recipe.encoder.without_weights())
     shared = {"encoder": fresh, "evaluation": dump(settings), "precision": recipe.pretrain.precision}
     reference = store.build("baselines", shared, {"dataset": digest}, version, baselines, on_wait=say)
     inputs = {"features": extracted.key, "baselines": reference.key}

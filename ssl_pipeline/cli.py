@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ssl_pipeline.recipe import Recipe
 
 app = typer.Typer(
-    help="From a folder of unlabelled images to a registered, honestly evaluated encoder.",
+    help="From a folder of unlabelled data to a registered, honestly evaluated encoder.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
@@ -81,9 +81,16 @@ def run(
 
 
 @app.command()
-def demo(verbose: Verbose = False) -> None:
+def demo(
+    every: Annotated[
+        bool, typer.Option("--all", help="Every recipe that comes with the package, of every modality.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
     """Three pretext tasks on 5,000 handwritten digits, compared."""
-    run(DEMO, verbose=verbose)
+    from ssl_pipeline.orchestration.defs_folder import load_all
+
+    run([recipe.name for recipe in load_all(project())[1]] if every else DEMO, verbose=verbose)
     print("look    make up     (Dagster and MLflow in the browser)")
     print("use     .venv/bin/ssl-pipeline embed models:/digits_simclr@champion FOLDER -o embeddings.parquet")
 

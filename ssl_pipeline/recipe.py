@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ssl_pipeline.encoders.settings import AnyEncoder, ImageEncoder
-from ssl_pipeline.evaluate.settings import AnyEvaluation, Classification
+from ssl_pipeline.encoders.any_encoder import AnyEncoder
+from ssl_pipeline.encoders.settings import ImageEncoder
+from ssl_pipeline.evaluate.any_evaluation import EVALUATIONS, AnyEvaluation
+from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.ingest.sources import Source
 from ssl_pipeline.part import Document, Part, PipelineError
 from ssl_pipeline.pretext import TASKS, PretextTask
@@ -103,8 +105,8 @@ class Pretrain(Part):
 class Promote(Part):
     """The gate before a model becomes the champion."""
 
-    metric: str = "classification/linear/accuracy/all"
-    """`<evaluation>/<probe>/<metric>/<shots>`: what is compared."""
+    metric: str = ""
+    """`<evaluation>/<probe>/<metric>/<shots>`: what is compared; by default the first evaluation's leading one."""
     minimum: float = Field(0.0, ge=0, le=1)
     """Floor under which nothing is registered."""
 
@@ -122,6 +124,13 @@ class Retrain(Part):
     timezone: str = "UTC"
 
 
+def usual_evaluation(said: dict[str, Any]) -> tuple[EvaluationPart, ...]:
+    """The first evaluation that fits the encoder."""
+    kind = getattr(said.get("encoder"), "kind", "image")
+    parts: Any = EVALUATIONS
+    return next(((part(),) for part in parts if kind in part.usual_for), ())
+
+
 class Recipe(Document):
     """One pretraining, from a dataset to a registered model."""
 
@@ -130,10 +139,14 @@ class Recipe(Document):
     dataset: Name
     """The name of an `ssl_pipeline.Dataset` in the same project."""
     encoder: AnyEncoder = ImageEncoder()
+    start_from: Name | None = None
+    """Another recipe with the same encoder, whose pretrained one this goes on from: sentence embeddings after masked language
+    modelling, for one."""
     pretext: Task
     pretrain: Pretrain = Pretrain()
-    evaluations: tuple[AnyEvaluation, ...] = (Classification(),)
-    promote: Promote | None = Promote()
+    evaluations: tuple[AnyEvaluation, ...] = Field(default_factory=usual_evaluation, validate_default=True)
+    """By default the one that suits the kind of encoder."""
+    promote: Promote | None = Field(Promote(), validate_default=True)
     retrain: Retrain = Retrain()
     owners: tuple[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")], ...] = ()
     """`team:name` or e-mail addresses, shown in Dagster."""
@@ -159,7 +172,21 @@ class Recipe(Document):
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
             raise ValueError(f"{twice[0]} stands there twice: say all of it in one")
         encoder = info.data.get("encoder")
+        pretext = info.data.get("pretext")
+        if "pretext" in kinds and pretext and not pretext.keeps_head:
+            fitting = [task.model_fields["task"].default for task in TASKS if task.keeps_head]
+            raise ValueError(
+                f"pretext measures tasks with right answers ({', '.join(fitting)}), not {pretext.task}: leave it out"
+            )
         return tuple(one.fitted(encoder) for one in evaluations) if encoder else evaluations
+
+    @field_validator("promote")
+    @classmethod
+    def names_a_metric(cls, promote: Promote | None, info: ValidationInfo) -> Promote | None:
+        evaluations = info.data.get("evaluations")
+        if promote is None or promote.metric or evaluations is None:
+            return promote
+        return promote.model_copy(update={"metric": evaluations[0].leading()}) if evaluations else None
 
     @model_validator(mode="after")
     def parts_agree(self) -> Self:

@@ -62,7 +62,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
             commit=tags["commit"], uri=f"models:/{recipe.name}@champion", takes=DeployedEncoder(module).example(2).numpy(),
         )  # fmt: skip
         (folder / "model_card.md").write_text(description)
-        kept = {"encoder.safetensors", "encoder.json", *module.extra_files}
+        kept = {"encoder.safetensors", "encoder.json", encoders.HEAD, *module.extra_files}
         files = [*(path for path in sorted(encoder.path.iterdir()) if path.name in kept), folder / "model_card.md"]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
         with store.lock(f"champion-{recipe.name}", say):
@@ -106,13 +106,13 @@ def champion_value(project: Project, recipe: Recipe, tracker: Tracker, data: Sta
     """The promoted metric of a registered version, on this dataset by this recipe's protocol."""
     assert recipe.promote
     settings = next(e for e in recipe.evaluations if e.kind == recipe.promote.evaluation)
+    module = import_module(f"ssl_pipeline.evaluate.{settings.kind}")
     with registry.downloaded(tracker, f"models:/{recipe.name}/{version}") as (_, path):
         folder = path / "extra_files"
         champion = encoders.load(folder)
         pack = packs.open_pack(packs.build(project.store, data, encoders.settings_in(folder)))
-    features = {split: extract.embed(champion, pack.samples(split), recipe.pretrain) for split in SPLITS}
-    module = import_module(f"ssl_pipeline.evaluate.{settings.kind}")
-    return module.own("champion", pack, champion, features, settings).metrics[recipe.promote.metric]["mean"]
+        features = {split: extract.embed(champion, pack.samples(split), recipe.pretrain) for split in SPLITS}
+        return module.own(recipe, pack, champion, features, folder, settings).metrics[recipe.promote.metric]["mean"]
 
 
 def commit(root: Path) -> str:

@@ -47,9 +47,13 @@ class Encoder(nn.Module):
         """Random samples in stored form, on the CPU: to export, to compare, to count operations."""
         raise NotImplementedError
 
+    def sketch(self, inputs: Any) -> np.ndarray:
+        """What a person sees of inputs: images `[batch, channels, height, width]` in 0..1."""
+        return inputs.float().clamp(0, 1).cpu().numpy()
+
     def show(self, batch: Batch) -> np.ndarray | list[str]:
-        """What a person sees of samples: images `[batch, channels, height, width]` in 0..1, or texts."""
-        raise NotImplementedError
+        """What a person sees of stored samples: images, or texts."""
+        return self.sketch(self.read(batch))
 
     def blocks(self) -> list[nn.Module]:
         """The repeated parts, over which FSDP2 spreads the weights."""
@@ -81,8 +85,25 @@ def save(encoder: Encoder, settings: EncoderPart, facts: dict[str, Any], folder:
         {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}, folder / "encoder.safetensors"
     )
     encoder.save_extra(folder)
-    config = settings.model_dump(mode="json") | {"pretrained": False}
+    config = settings.without_weights().model_dump(mode="json")
     write_json(folder / "encoder.json", {"encoder": config, "facts": facts, "dim": encoder.dim})
+
+
+HEAD = "head.safetensors"
+
+
+def save_head(weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes a pretext task's head beside the encoder."""
+    save_file({name: value.contiguous().clone() for name, value in weights.items()}, folder / HEAD)
+
+
+def load_head(head: nn.Module, folder: Path) -> nn.Module:
+    """Fills a fresh head with what `save_head` wrote. Raises PipelineError where it is missing or another one's."""
+    try:
+        head.load_state_dict(load_file(folder / HEAD))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise PipelineError(f"head in {folder}: cannot be read ({error}); delete that folder and run again") from error
+    return head.eval()
 
 
 def load(folder: Path) -> Encoder:
@@ -99,6 +120,22 @@ def load(folder: Path) -> Encoder:
     return encoder.eval()
 
 
+def go_on_from(encoder: Encoder, folder: Path, facts: dict[str, Any]) -> None:
+    """Gives a fresh encoder the weights that `save` wrote. Raises PipelineError where they are of another network, or where
+    numbers mean other things to it: another tokenizer's tokens, another catalogue's items."""
+    theirs = json.loads((folder / "encoder.json").read_text())["facts"]
+    if other := [name for name in ("tokenizer", "names", "items") if theirs.get(name) != facts.get(name)]:
+        raise PipelineError(
+            f"start_from: the encoder in {folder} knows another {other[0]}: both recipes need the same dataset and encoder"
+        )
+    try:
+        encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
+    except RuntimeError as error:
+        raise PipelineError(
+            f"start_from: the encoder in {folder} is another network: {str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
 def settings_in(folder: Path) -> EncoderPart:
     """Of the encoder that `save` wrote; data packed by them is as that encoder needs it."""
     return settings_of(json.loads((folder / "encoder.json").read_text())["encoder"])
@@ -107,6 +144,6 @@ def settings_in(folder: Path) -> EncoderPart:
 def settings_of(config: dict[str, Any]) -> EncoderPart:
     from pydantic import TypeAdapter
 
-    from ssl_pipeline.encoders.settings import AnyEncoder
+    from ssl_pipeline.encoders.any_encoder import AnyEncoder
 
     return TypeAdapter(AnyEncoder).validate_python(config)

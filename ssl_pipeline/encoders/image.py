@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -60,9 +59,6 @@ class ImageEncoder(Encoder):
     def example(self, count: int, generator: torch.Generator | None = None) -> Batch:
         shape = (count, self.channels, self.image_size, self.image_size)
         return {"image": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)}
-
-    def show(self, batch: Batch) -> np.ndarray:
-        return batch["image"].cpu().numpy().astype(np.float32) / 255
 
     def blocks(self) -> list[nn.Module]:
         return blocks_of(self.backbone)

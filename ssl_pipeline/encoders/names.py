@@ -6,12 +6,9 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ssl_pipeline.part import did_you_mean
-
-if TYPE_CHECKING:
-    from ssl_pipeline.encoders.settings import ImageEncoder as Encoder
 
 
 @functools.cache
@@ -45,7 +42,7 @@ def fine_patch(image_size: int) -> int:
     return next(p for p in range(1, image_size + 1) if image_size % p == 0 and p * 8 >= image_size)
 
 
-def token_patch(encoder: Encoder) -> int | None:
+def token_patch(encoder: Any) -> int | None:
     """The side of a patch token of a vision transformer as the recipe describes it; None for other architectures."""
     named = patch_size_in_name(encoder.backbone)
     if named is None and "vit" not in encoder.backbone:

@@ -3,9 +3,9 @@ torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ssl_pipeline.encoders.names import closest_backbones, patch_size_in_name
 from ssl_pipeline.part import Part
@@ -17,6 +17,10 @@ class EncoderPart(Part):
     kind: str
     packed: ClassVar[frozenset[str]]
     """The fields that decide how data is packed for it."""
+
+    def without_weights(self) -> Self:
+        """The same network, from scratch."""
+        return self.model_copy(update={"pretrained": False}) if "pretrained" in type(self).model_fields else self
 
     def packing(self) -> dict[str, Any]:
         """What decides the pack: recipes that agree on it share one."""
@@ -66,11 +70,3 @@ class ImageEncoder(EncoderPart):
                 f"set image_size to {max(1, round(self.image_size / patch)) * patch} or options.patch_size to a divisor"
             )
         return self
-
-
-def kind_of(value: Any) -> str:
-    """Of an encoder as written or as made; an image encoder where nothing else is said."""
-    return str(value.get("kind", "image")) if isinstance(value, dict) else str(getattr(value, "kind", "image"))
-
-
-AnyEncoder = Annotated[Annotated[ImageEncoder, Tag("image")], Discriminator(kind_of)]

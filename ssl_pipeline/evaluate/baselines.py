@@ -40,7 +40,7 @@ def all_baselines(
     results: list[dict[str, Any]] = []
     if classic := CLASSICS.get(recipe.encoder.kind):
         step("the simple classic")
-        results += classic(pack, labels, settings)
+        results += classic(recipe, pack, labels, settings)
     step("random encoder")
     random = [random_features(recipe, pack, classes, draw) for draw in range(settings.draws)]
     results += probe_methods("random encoder", random, labels, settings)[0]
@@ -70,7 +70,7 @@ def fresh(recipe: Recipe, pack: Pack, classes: int, draw: int) -> nn.Sequential:
     """The recipe's encoder with fresh weights and a linear classifier on it."""
     with torch.random.fork_rng():
         torch.manual_seed(draw)
-        encoder = build(recipe.encoder.model_copy(update={"pretrained": False}), pack.facts)
+        encoder = build(recipe.encoder.without_weights(), pack.given)
         return nn.Sequential(encoder, nn.Linear(encoder.dim, classes))
 
 

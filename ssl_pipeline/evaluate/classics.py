@@ -9,18 +9,68 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ssl_pipeline.evaluate import classic_audio, classic_series, classic_text
 from ssl_pipeline.evaluate.classification import Features, Labels, probe_methods
 from ssl_pipeline.evaluate.settings import Classification
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.pretext.pack import Pack, Stored
+from ssl_pipeline.recipe import Recipe
 
-Classic = Callable[[Pack, Labels, Classification], list[dict[str, Any]]]
-"""-> rows (method, probe, shots, draw, accuracy)"""
+Rows = list[dict[str, Any]]
+"""method, probe, shots, draw, accuracy"""
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Training samples and classes, validation samples and classes, test samples -> classes of these"""
 
 
-def images(pack: Pack, labels: Labels, settings: Classification) -> list[dict[str, Any]]:
+def images(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
     """Raw pixels, by the same probes as the encoders' features."""
     return probe_methods("raw pixels", [raw_pixels(pack)], labels, settings)[0]
+
+
+def audio(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
+    """Mel-frequency cepstra and a support vector machine."""
+    stored = {split: pack.samples(split)["audio"] for split in SPLITS}
+    cepstra = {split: classic_audio.mfcc_features(np.asarray(a), recipe.encoder) for split, a in stored.items()}
+    return by_subsets("MFCC, SVC", classic_audio.svc_probe, cepstra, labels, settings)
+
+
+def texts(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
+    """Weighted word counts and logistic regression."""
+    return classic_text.texts(pack, labels, settings)
+
+
+def series(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
+    """The nearest neighbour, and MiniRocket."""
+    stored = {split: np.asarray(pack.samples(split)["values"]) for split in SPLITS}
+    methods: dict[str, Predict] = {
+        "1-nearest neighbour": lambda x, y, _, __, test: classic_series.nearest_neighbor(x, y, test),
+        "MiniRocket": lambda x, y, _, __, test: classic_series.mini_rocket(x, y, test),
+    }
+    return [
+        row for name, predict in methods.items() for row in by_subsets(name, predict, stored, labels, settings)
+    ]  # fmt: skip
+
+
+def videos(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
+    """Raw pixels of the frame in the middle."""
+    clips = {split: pack.samples(split)["clip"] for split in SPLITS}
+    middle = {
+        split: np.concatenate([small(part[:, part.shape[1] // 2]) for part in parts(a)]) for split, a in clips.items()
+    }
+    return probe_methods("raw pixels", [middle], labels, settings)[0]
+
+
+def by_subsets(method: str, predict: Predict, samples: Features, labels: Labels, settings: Classification) -> Rows:
+    """A classifier of its own on each of the label subsets that the encoders' probes see."""
+    rows, x = [], labels.take(samples)
+    for shots in settings.shots:
+        for draw in range(1 if shots == "all" else settings.draws):
+            chosen = labels.subset(shots, draw)
+            known = x["train"][chosen], labels.classes["train"][chosen]
+            answer = predict(*known, x["validation"], labels.classes["validation"], x["test"])
+            accuracy = float((answer == labels.classes["test"]).mean())
+            rows.append({"method": method, "probe": "linear", "shots": str(shots), "draw": draw, "accuracy": accuracy})
+    return rows
 
 
 def raw_pixels(pack: Pack) -> Features:
@@ -38,5 +88,7 @@ def parts(array: Stored) -> Iterator[np.ndarray]:
     return (array[at : at + 1024] for at in range(0, len(array), 1024))
 
 
-CLASSICS: dict[str, Classic] = {"image": images}
+CLASSICS: dict[str, Callable[[Recipe, Pack, Labels, Classification], Rows]] = {
+    "image": images, "image_text": images, "audio": audio, "text": texts, "series": series, "video": videos
+}  # fmt: skip
 """By the kind of encoder."""

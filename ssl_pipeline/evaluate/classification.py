@@ -14,6 +14,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,15 +70,14 @@ class Labels:
         return np.concatenate(chosen)
 
 
-def own(name: str, pack: Pack, encoder: Any, features: Features, settings: Classification) -> Result:
+def own(recipe: Recipe, pack: Pack, encoder: Any, features: Features, folder: Path, settings: Classification) -> Result:
     """Both probes on these features of every split."""
     labels = labels_of(pack)
-    rows, matrix = probe_methods(name, [features], labels, settings)
+    rows, matrix = probe_methods(recipe.name, [features], labels, settings)
     tested = len(labels.rows["test"])
-    metrics = summarize(pd.DataFrame(rows), tested)[name]
-    return Result(
-        metrics, {"confusion": ("confusion", matrix, labels.names)}, {"classes": labels.names, "test_samples": tested}
-    )
+    metrics = summarize(pd.DataFrame(rows), tested)[recipe.name]
+    pictures = {"confusion": ("confusion", matrix, labels.names)}
+    return Result(metrics, pictures, facts={"classes": labels.names, "test_samples": tested})
 
 
 def baselines(recipe: Recipe, pack: Pack, settings: Classification, step: Callable[[str], None]) -> dict[str, Metrics]:

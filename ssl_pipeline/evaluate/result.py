@@ -1,11 +1,9 @@
-"""What every evaluation hands back, and intervals of means."""
+"""What every evaluation hands back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 Cell = dict[str, float]
 """`mean`, and the 95% interval from `low` to `high`."""
@@ -20,13 +18,7 @@ class Result:
     metrics: Metrics
     pictures: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Name -> what `report.pictures` draws: the kind of picture and its arguments."""
+    controls: dict[str, Metrics] = field(default_factory=dict)
+    """The same method with something taken from it, by the name of the control; shown among the baselines."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further things worth saying, such as the number of test samples."""
-
-
-def bootstrap(values: np.ndarray, draws: int = 1000) -> Cell:
-    """Mean over units `[n]` (users, images), and its 95% percentile interval over resamplings of them (Efron 1979)."""
-    chance = np.random.default_rng(0)
-    means = [values[chance.integers(0, len(values), len(values))].mean() for _ in range(draws)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

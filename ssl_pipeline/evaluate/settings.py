@@ -22,6 +22,8 @@ class EvaluationPart(Part):
     kinds: ClassVar[tuple[str, ...]]
     """The kinds of encoder that it fits."""
 
+    usual_for: ClassVar[tuple[str, ...]]
+    """Those of them for which it is what a recipe that names none gets."""
     description: ClassVar[str]
     """What a newcomer reads of its asset."""
     libraries: ClassVar[tuple[str, ...]] = ()
@@ -37,7 +39,11 @@ class EvaluationPart(Part):
         return self
 
     def metrics(self) -> list[str]:
-        """Names of the metrics it yields, `kind/probe/metric/shots`; the first one is what promotes by default."""
+        """Names of the metrics it yields, `kind/probe/metric/shots`."""
+        raise NotImplementedError
+
+    def leading(self) -> str:
+        """The metric that promotes where the recipe names none."""
         raise NotImplementedError
 
     def caption(self, summary: dict[str, Any]) -> str:
@@ -50,6 +56,7 @@ class Classification(EvaluationPart):
 
     kind: Literal["classification"] = "classification"
     kinds: ClassVar[tuple[str, ...]] = ("image", "audio", "video", "text", "image_text", "series")
+    usual_for: ClassVar[tuple[str, ...]] = ("image", "audio", "video", "text", "series")
     needs_labels: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("scikitlearn",)
     description: ClassVar[str] = (
@@ -84,10 +91,35 @@ class Classification(EvaluationPart):
     def metrics(self) -> list[str]:
         return [f"classification/{probe}/accuracy/{shots}" for probe in ("knn", "linear") for shots in self.shots]
 
+    def leading(self) -> str:
+        return f"classification/linear/accuracy/{'all' if 'all' in self.shots else max(self.shots)}"
+
     def caption(self, summary: dict[str, Any]) -> str:
         return f"test accuracy in percent by labels a class, {summary['test_samples']:,} test samples, {INTERVAL}"
 
 
-EVALUATIONS: tuple[type[EvaluationPart], ...] = (Classification,)
-KINDS = tuple(evaluation.model_fields["kind"].default for evaluation in EVALUATIONS)
-AnyEvaluation = Classification
+class Pretext(EvaluationPart):
+    """The pretext task's own accuracy on the test split: what there is to measure where there are no labels."""
+
+    kind: Literal["pretext"] = "pretext"
+    kinds: ClassVar[tuple[str, ...]] = ("image", "video", "text")
+    usual_for: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = ("pytorch",)
+    description: ClassVar[str] = (
+        "Does the pretext task succeed on test data that nothing was trained on? Beside chance, an untrained network, and controls "
+        "that take from the trained one what it should need."
+    )
+    draws: int = Field(4, ge=2, le=20)
+    """Times that labels are drawn anew."""
+
+    def metrics(self) -> list[str]:
+        return [self.leading()]
+
+    def leading(self) -> str:
+        return "pretext/test/accuracy/all"
+
+    def caption(self, summary: dict[str, Any]) -> str:
+        return (
+            f"accuracy in the pretext task in percent, {summary['test_samples']:,} test samples, mean and 95% interval over label "
+            "draws and the finite test split"
+        )

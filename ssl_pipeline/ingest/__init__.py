@@ -25,9 +25,16 @@ def build(
     """
     from ssl_pipeline.ingest import readers  # Pillow and pyarrow: a recipe loads without them
     from ssl_pipeline.ingest.dataset import write
+    from ssl_pipeline.ingest.sources import Demo
 
     def fill(folder: Path) -> dict[str, Any]:
-        summary = write(dataset, root, folder / "tree")
+        if dataset.source.modality == "interactions":
+            from ssl_pipeline.ingest import demo_interactions, interactions
+
+            source: Any = demo_interactions.movielens_100k() if isinstance(dataset.source, Demo) else dataset.source
+            summary = interactions.write(source, folder / "tree", root, dataset.name, dataset.max_quarantined)
+        else:
+            summary = write(dataset, root, folder / "tree")
         splits = ", ".join(f"{count:,} {split}" for split, count in summary["splits"].items())
         reasons = ", ".join(f"{reason} ({count})" for reason, count in summary["reasons"].items())
         say(

@@ -63,7 +63,7 @@ def write(dataset: Dataset, root: Path, tree: Path) -> dict[str, Any]:
     """
     census, quarantine = Census(), Quarantine()
     tree.mkdir()
-    reading = readers.read(dataset.source, root)
+    reading = readers.read(dataset.source, root, dataset.split)
     medium = MEDIA[dataset.source.modality]
     with Shards(tree, medium) as shards:
         total = _stream(reading, medium, dataset.split, shards, census, quarantine)

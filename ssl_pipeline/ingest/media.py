@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from ssl_pipeline.ingest.audio import Audio
+from ssl_pipeline.ingest.image_text import ImageText
 from ssl_pipeline.ingest.images import Images
 from ssl_pipeline.ingest.medium import Medium
+from ssl_pipeline.ingest.series import Series
+from ssl_pipeline.ingest.text import Texts
+from ssl_pipeline.ingest.video import Videos
 
-MEDIA: dict[str, Medium] = {"image": Images()}
+MEDIA: dict[str, Medium] = {
+    "image": Images(), "audio": Audio(), "video": Videos(), "text": Texts(), "image_text": ImageText(), "series": Series()
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""From a source's settings to its reader, and a quick fingerprint that tells whether the source has changed."""
+"""A source's items, and the fingerprint by which an unchanged source is known without reading it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.ingest import archive, demo, folder, table
+from ssl_pipeline.ingest import archive, documents, folder, image_text, series_table, table
 from ssl_pipeline.ingest.item import Item, Reading
+from ssl_pipeline.ingest.source_image_text import CaptionTable
+from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_series import SeriesTable
+from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Demo, Folder, Source, Table
 from ssl_pipeline.part import PipelineError
 
+if TYPE_CHECKING:
+    from ssl_pipeline.recipe import Split
 
-def read(source: Source, root: Path) -> Reading:
-    """The source's items. Raises PipelineError where it is missing or cannot be read as what it is said to be."""
-    reading = _read(source, root)
+
+def read(source: Source, root: Path, split: Split | None = None) -> Reading:
+    """The source's items; where it is one recording in time, its splits are made here. Raises PipelineError where it is
+    missing or cannot be read as what it is said to be."""
+    reading = _read(source, root, split)
     if isinstance(source, Folder | Archive) and source.pattern:
         return replace(reading, items=_named(reading.items, source.pattern))
     return reading
@@ -32,7 +41,7 @@ def _named(items: Iterator[Item], pattern: str) -> Iterator[Item]:
         yield replace(item, **named)
 
 
-def _read(source: Source, root: Path) -> Reading:
+def _read(source: Source, root: Path, split: Split | None) -> Reading:
     match source:
         case Folder():
             return folder.read(source, located(source.path, root))
@@ -40,8 +49,17 @@ def _read(source: Source, root: Path) -> Reading:
             return archive.read(source, located(source.path, root))
         case Table():
             return table.read(source, located(source.path, root))
+        case Text():
+            return documents.read(source, located(source.path, root))
+        case CaptionTable():
+            return image_text.read(source, located(source.path, root))
+        case SeriesTable():
+            shares = (split.validation, split.test) if split else ()
+            return series_table.read(source, located(source.path, root), *shares)
         case Demo():
-            return demo.read(source)
+            return import_module(f"ssl_pipeline.ingest.demo_{source.modality}").read(source.name)
+        case InteractionsSource():
+            raise PipelineError(f"{source.path}: interactions are read as a whole, by ingest.interactions")
 
 
 def fingerprint(source: Source, root: Path) -> str:
@@ -57,23 +75,31 @@ def located(path: str, root: Path) -> Path:
 
 
 def _traces(source: Source, root: Path) -> Iterator[str]:
+    if isinstance(source, Demo):
+        version = import_module(f"ssl_pipeline.ingest.demo_{source.modality}").version()
+        yield f"{source.name} {version}"
+        return
+    path = located(source.path, root)
+    if isinstance(source, Folder):
+        for parts, file, _ in folder.walk(path.resolve()):
+            yield _trace("/".join(parts), Path(file))
+        return
+    if isinstance(source, Archive) and not path.exists():
+        raise PipelineError(f"{path}: there is no such archive: correct the source's path")
+    yield _trace(str(path), path)
     match source:
-        case Folder():
-            top = located(source.path, root).resolve()
-            for parts, file, _ in folder.walk(top):
-                yield _trace("/".join(parts), Path(file))
-        case Archive():
-            path = located(source.path, root)
-            if not path.exists():
-                raise PipelineError(f"{path}: there is no such archive: correct the source's path")
-            yield _trace(str(path), path)
         case Table():
-            path = located(source.path, root)
-            yield _trace(str(path), path)
-            for image in table.named_files(source, path):
-                yield _trace(str(image), image)
-        case Demo():
-            yield f"{source.name} {demo.version()}"
+            named = table.named_files(source, path)
+        case Text():
+            named = documents.named_files(source, path)
+        case CaptionTable():
+            named = image_text.named_files(source, path)
+        case InteractionsSource() if source.items:
+            named = iter([located(source.items, root)])
+        case _:
+            named = iter(())
+    for other in named:
+        yield _trace(str(other), other)
 
 
 def _trace(name: str, path: Path) -> str:

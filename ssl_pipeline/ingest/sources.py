@@ -7,6 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ssl_pipeline.ingest.source_image_text import CaptionTable
+from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_series import SeriesTable
+from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.part import Part
 
 FilePath = Annotated[str, Field(min_length=1)]
@@ -85,19 +89,25 @@ class Table(Part):
         return self
 
 
-DEMOS = {"mnist_5k": "image"}
-"""The demo data there is, with its modality."""
+DEMOS = {
+    "mnist_5k": "image", "sample_videos": "video", "lee_news": "text", "wikipedia_stems": "text", "newsgroups": "text",
+    "emoji": "image_text", "movielens_100k": "interactions",
+}  # fmt: skip
+"""The demo data there is, with its modality; read by `demo_MODALITY.py`."""
 
 
 class Demo(Part):
     """Real data that travels inside a package."""
 
     kind: Literal["demo"] = "demo"
-    name: Literal["mnist_5k"] = "mnist_5k"
+    name: Literal[tuple(DEMOS)] = "mnist_5k"  # type: ignore[valid-type]
 
     @property
     def modality(self) -> str:
         return DEMOS[self.name]
 
 
-Source = Annotated[Folder | Archive | Table | Demo, Field(discriminator="kind")]
+Source = Annotated[
+    Folder | Archive | Table | Text | CaptionTable | SeriesTable | InteractionsSource | Demo,
+    Field(discriminator="kind"),
+]

@@ -19,6 +19,8 @@ from ssl_pipeline.ingest.sources import Table
 from ssl_pipeline.part import PipelineError, did_you_mean
 
 Row = dict[str, Any]
+LONGEST_CELL = 131_072
+"""Characters. Python's csv has one limit for the whole process, and documents have a higher one."""
 
 
 def read(source: Table, path: Path) -> Reading:
@@ -88,6 +90,7 @@ def text(value: Any) -> str | None:
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        csv.field_size_limit(LONGEST_CELL)
         yield from csv.DictReader(file)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ssl_pipeline import chain, recipe
-from ssl_pipeline.evaluate.settings import KINDS as EVALUATIONS
+from ssl_pipeline.evaluate.any_evaluation import KINDS as EVALUATIONS
 from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.orchestration import metadata
 from ssl_pipeline.part import Part, PipelineError
@@ -19,7 +19,7 @@ from ssl_pipeline.store import Stage
 
 SLICES = {
     "pretext_labels": {"encoder", "pretext", "pretrain"},
-    "pretrained_encoder": {"encoder", "pretext", "pretrain"},
+    "pretrained_encoder": {"encoder", "start_from", "pretext", "pretrain"},
     "features": {"encoder"},
     **{kind: {"encoder", "evaluations"} for kind in EVALUATIONS},
     "registered_model": {"name", "promote"},
@@ -75,7 +75,9 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
         it, the labels as a table with their balance, and the data packed for training."""
         return result(run(context, lambda project, say: chain.pretext_labels(project, config, say)))
 
-    @stage("pretrained_encoder", [config.name, "pretext_labels"], kinds={"pytorch"}, pool="gpu")
+    start = [[config.start_from, "pretrained_encoder"]] if config.start_from else []
+
+    @stage("pretrained_encoder", [config.name, "pretext_labels"], *start, kinds={"pytorch"}, pool="gpu")
     def pretrained_encoder(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The network after self-supervised training (last epoch's weights), with its training curves. An interrupted
         training goes on from its last checkpoint."""

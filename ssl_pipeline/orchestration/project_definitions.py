@@ -11,6 +11,7 @@ from ssl_pipeline import recipe
 from ssl_pipeline.orchestration.assets import leaderboard_asset
 from ssl_pipeline.orchestration.components import Dataset, Pretraining
 from ssl_pipeline.part import PipelineError, did_you_mean
+from ssl_pipeline.pretext import TASKS
 
 
 def load(path_within_project: Path) -> dg.Definitions:
@@ -53,3 +54,39 @@ def check(datasets: list[recipe.Dataset], recipes: list[recipe.Recipe]) -> None:
         if one.dataset not in known:
             hint = did_you_mean(one.dataset, known) or f"; there are {', '.join(known) or 'none: add a Dataset'}"
             raise PipelineError(f"recipe {one.name!r}: there is no dataset {one.dataset!r}{hint}")
+        refuse_wrong_start(one, recipes)
+        refuse_mixed_up(one, next(dataset for dataset in datasets if dataset.name == one.dataset))
+
+
+def refuse_wrong_start(one: recipe.Recipe, recipes: list[recipe.Recipe]) -> None:
+    """Raises PipelineError where the recipe to go on from does not exist or has another encoder."""
+    if one.start_from is None:
+        return
+    others = {other.name: other for other in recipes if other.name != one.name}
+    if one.start_from not in others:
+        hint = did_you_mean(one.start_from, others) or f"; there are {', '.join(others) or 'none'}"
+        raise PipelineError(f"recipe {one.name!r}: start_from: there is no other recipe {one.start_from!r}{hint}")
+    seen = {one.name}
+    next_one: str | None = one.start_from
+    while next_one:
+        if next_one in seen:
+            raise PipelineError(
+                f"recipe {one.name!r}: start_from leads back to {next_one!r}: leave it out of one of them"
+            )
+        seen.add(next_one)
+        next_one = others[next_one].start_from if next_one in others else None
+    if (theirs := others[one.start_from].encoder) != one.encoder:
+        raise PipelineError(
+            f"recipe {one.name!r}: start_from: {one.start_from!r} has another encoder ({theirs!r}): make them the same"
+        )
+
+
+def refuse_mixed_up(one: recipe.Recipe, dataset: recipe.Dataset) -> None:
+    """Raises PipelineError where the encoder is for other data than the dataset holds, with the tasks that do fit."""
+    modality = dataset.source.modality
+    if one.encoder.kind != modality:
+        fitting = [task.model_fields["task"].default for task in TASKS if modality in task.kinds]
+        raise PipelineError(
+            f"recipe {one.name!r}: dataset {dataset.name!r} holds {modality} data, and encoder.kind is {one.encoder.kind}: write "
+            f"encoder.kind: {modality}, and one of its tasks: {', '.join(fitting)}"
+        )

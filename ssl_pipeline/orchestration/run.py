@@ -37,7 +37,7 @@ def run(
 
     One failing recipe does not stop the others. Raises PipelineError with every failure on one line.
     """
-    keys = selected(chosen, to)
+    keys = selected(chosen, recipes, to)
     narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys})
     with warnings.catch_warnings(), in_terminal(project) as instance, interruptible():
         warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))  # type: ignore[arg-type]
@@ -64,9 +64,14 @@ def run(
         raise PipelineError("; ".join(narrator.failures) or f"Dagster run {run_id} failed: see it in `ssl-pipeline up`")
 
 
-def selected(chosen: list[recipe.Recipe], to: str) -> list[list[str]]:
+def selected(chosen: list[recipe.Recipe], recipes: list[recipe.Recipe], to: str) -> list[list[str]]:
     """The assets of these recipes with their datasets, and a leaderboard where several of one dataset are compared."""
+    by_name = {r.name: r for r in recipes}
     keys = [[r.dataset, "dataset"] for r in chosen]
+    for one in chosen if "pretrained_encoder" in chain.STAGES[: chain.STAGES.index(to) + 1] else []:
+        while one.start_from:  # what it goes on from, and what that goes on from
+            one = by_name[one.start_from]
+            keys += [[one.dataset, "dataset"], [one.name, "pretext_labels"], [one.name, "pretrained_encoder"]]
     keys += [[r.name, stage] for r in chosen for stage in chain.stages_of(r, to)]
     evaluated = [r.dataset for r in chosen if set(chain.stages_of(r, to)) & {part.kind for part in r.evaluations}]
     if evaluated:

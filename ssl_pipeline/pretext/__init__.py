@@ -1,11 +1,20 @@
 """dataset -> pretext labels and training pack. One file a task; to add one, import it here."""
 
 from ssl_pipeline.pretext.byol import BYOL as BYOL
+from ssl_pipeline.pretext.clip import CLIP as CLIP
+from ssl_pipeline.pretext.clip_order import ClipOrder as ClipOrder
 from ssl_pipeline.pretext.dino import DINO as DINO
+from ssl_pipeline.pretext.frame_order import FrameOrder as FrameOrder
 from ssl_pipeline.pretext.inpainting import Inpainting as Inpainting
 from ssl_pipeline.pretext.lejepa import LeJEPA as LeJEPA
+from ssl_pipeline.pretext.masked_items import MaskedItems as MaskedItems
+from ssl_pipeline.pretext.masked_language import MaskedLanguage as MaskedLanguage
+from ssl_pipeline.pretext.masked_patches import MaskedPatches as MaskedPatches
+from ssl_pipeline.pretext.next_item import NextItem as NextItem
 from ssl_pipeline.pretext.rotation import Rotation as Rotation
+from ssl_pipeline.pretext.siglip import SigLIP as SigLIP
 from ssl_pipeline.pretext.simclr import SimCLR as SimCLR
+from ssl_pipeline.pretext.simcse import SimCSE as SimCSE
 from ssl_pipeline.pretext.task import PretextTask as PretextTask
 from ssl_pipeline.pretext.vicreg import VICReg as VICReg
 

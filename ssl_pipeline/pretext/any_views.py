@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from ssl_pipeline.pretext.series_views import SeriesViews
+from ssl_pipeline.pretext.spectrogram_views import SpectrogramViews
 from ssl_pipeline.pretext.views import Views
 
-VIEWS_OF: dict[str, type[Any]] = {"image": Views}
+VIEWS_OF: dict[str, type[Any]] = {"image": Views, "audio": SpectrogramViews, "series": SeriesViews}
 """What suits each kind of encoder."""
 
 

@@ -55,8 +55,10 @@ class JointEmbedding(PretextTask):
         return pd.DataFrame(columns)
 
     def picture(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Tensor:
-        views = self.render(encoder, images, labels).unflatten(0, (-1, len(images))).transpose(0, 1)
-        return torch.cat([images[:, None], views], dim=1)
+        seen = torch.from_numpy(
+            encoder.sketch(torch.cat([images, self.render(encoder, images, labels).to(images.dtype)]))
+        )
+        return seen.unflatten(0, (-1, len(images))).transpose(0, 1)
 
     def columns(self) -> list[str]:
         return ["image", *(f"view {i + 1}" for i in range(self.views_per_image))]

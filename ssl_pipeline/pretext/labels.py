@@ -49,17 +49,21 @@ def write_table(recipe: Recipe, pack: Pack, path: Path) -> dict[str, Any]:
     return {"splits": labels["split"].value_counts().to_dict(), "balance": balance}
 
 
-def sheet(recipe: Recipe, encoder: Encoder, pack: Pack, count: int = 8) -> np.ndarray | list[list[str]]:
+def sheet(
+    recipe: Recipe, encoder: Encoder, pack: Pack, count: int = 8
+) -> tuple[np.ndarray | list[list[str]], list[str], list[str]]:
     """Samples from all over the training split and what the task makes of them: images `[rows, columns, channels, height,
-    width]` in 0..1, or rows of text."""
+    width]` in 0..1, or rows of text; with the titles of the columns and the rows."""
     task, stored = recipe.pretext, trained_on(recipe.pretext, pack, "train")
     rows = rows_in(stored)
     labels = draw(task, recipe.encoder, rows, recipe.pretrain.seed, "train", 0)
     chosen = np.linspace(0, rows - 1, min(count, rows)).astype(int)  # a source is often sorted by class
     with torch.no_grad():
         inputs = encoder.eval().read({name: torch.from_numpy(part) for name, part in take(stored, chosen).items()})
-        picture = task.picture(encoder, inputs, {name: value[chosen] for name, value in labels.items()})
-    return picture if isinstance(picture, list) else picture.float().clamp(0, 1).numpy()
+        shown = {name: value[chosen] for name, value in labels.items()}
+        picture, titles = task.picture(encoder, inputs, shown), task.row_titles(encoder, inputs, shown)
+    images_or_texts = picture if isinstance(picture, list) else picture.float().clamp(0, 1).numpy()
+    return images_or_texts, task.columns(), titles
 
 
 def trained_on(task: PretextTask, pack: Pack, split: str) -> Arrays:

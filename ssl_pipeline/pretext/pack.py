@@ -83,6 +83,11 @@ class Pack:
     facts: dict[str, Any]
     """What the encoder has to know of the data, such as the number of channels and their mean."""
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What an encoder is built from: the facts, and where the files are that they name."""
+        return self.facts | {"folder": str(self.path)}
+
     def samples(self, split: str) -> Arrays:
         """One row a sample, in the index's order, read-only: arrays mapped from disk, or files that indexing decodes."""
         if (self.path / f"{split}.bytes").exists():

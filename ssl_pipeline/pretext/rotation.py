@@ -34,6 +34,7 @@ class Rotation(PretextTask):
     task: Literal["rotation"] = "rotation"
     views: Views = Views(min_scale=0.5, flip=False, rotate_degrees=15, color=0.0, blur=False)
     """What happens to the image before it is rotated."""
+    keeps_head: ClassVar[bool] = True
     encoder_passes: ClassVar[int] = 4
 
     def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from ssl_pipeline.part import Part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     from torch import Generator, Tensor, nn
 
@@ -28,6 +30,8 @@ class PretextTask(Part):
     """The kinds of encoder that it fits."""
     trains_on: ClassVar[Literal["rows", "samples"]] = "rows"
     """`rows` are the pack's training rows, such as blocks of text, where it has any; `samples` are the samples themselves."""
+    keeps_head: ClassVar[bool] = False
+    """Its head is kept beside the encoder, so that the task itself can be measured on the test split."""
     encoder_passes: ClassVar[int]
     """How many samples the encoder sees for one source sample: the unit in which budgets are compared."""
 
@@ -66,6 +70,14 @@ class PretextTask(Part):
         """Rows of a sheet that shows what the encoder is asked: images `[batch, columns, channels, height, width]` in 0..1,
         or cells of text."""
         raise NotImplementedError
+
+    def controls(self) -> dict[str, Callable[[Any], Any]]:
+        """What can be taken from the views so that the task should fail: by name, views -> views."""
+        return {}
+
+    def row_titles(self, encoder: EncoderModule, inputs: Any, labels: Labels) -> list[str]:
+        """Titles of the sheet's rows."""
+        return []
 
     def columns(self) -> list[str]:
         """Titles of the sheet's columns."""

@@ -56,7 +56,8 @@ def main(folder: Path) -> int:
             recipe, pack = Recipe.model_validate(job["recipe"]), job["pack"]
             group = Group.join(recipe.pretrain)
             packed = Pack(Path(pack["path"]), pack["facts"])
-            encoder, summary = pretrain(recipe, packed, folder / "checkpoints", log, stop.is_set, group)
+            start = Path(job["start"]) if job["start"] else None
+            encoder, summary = pretrain(recipe, packed, folder / "checkpoints", log, stop.is_set, group, start)
             group.leave()
             if first:
                 encoders.save(encoder, recipe.encoder, packed.facts, folder)

@@ -29,9 +29,15 @@ PATIENCE_SECONDS = 60
 """What the child gets to write its checkpoint after TERM, before KILL."""
 
 
-def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[str, float]]], None]) -> dict[str, Any]:
+def run(
+    recipe: Recipe,
+    pack: Pack,
+    folder: Path,
+    on_rows: Callable[[list[dict[str, float]]], None],
+    start: Path | None = None,
+) -> dict[str, Any]:
     """Trains in a child process, or in `pretrain.processes` of them under torchrun; `on_rows` gets new rows of the curves
-    as they come (first all of an earlier attempt's).
+    as they come (first all of an earlier attempt's). `start` is the folder of the encoder to go on from.
 
     Returns the summary. Raises PipelineError with the cause where training stopped itself or died; whatever ends this
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
@@ -39,7 +45,13 @@ def run(recipe: Recipe, pack: Pack, folder: Path, on_rows: Callable[[list[dict[s
     (folder / "failure.json").unlink(missing_ok=True)
     packed = {"path": str(pack.path), "facts": pack.facts}
     me = {"pid": os.getpid(), "created": psutil.Process().create_time()}
-    write_json(folder / "job.json", {"recipe": recipe.model_dump(mode="json"), "pack": packed, "launcher": me})
+    job = {
+        "recipe": recipe.model_dump(mode="json"),
+        "pack": packed,
+        "start": str(start) if start else None,
+        "launcher": me,
+    }
+    write_json(folder / "job.json", job)
     processes, environment = recipe.pretrain.processes, dict(os.environ)
     torchrun = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []

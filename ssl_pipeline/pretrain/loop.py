@@ -22,7 +22,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from ssl_pipeline.encoders.encoder import Batch, Encoder, build
+from ssl_pipeline.encoders import encoder as encoders
+from ssl_pipeline.encoders.encoder import Batch, Encoder, build, go_on_from
 from ssl_pipeline.pretext.labels import VALIDATION, draw, generator, trained_on
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.pretext.task import Labels
@@ -55,9 +56,12 @@ def pretrain(
     log: Callable[[Row], None],
     stop_requested: Callable[[], bool] = lambda: False,
     group: Group | None = None,
+    start_from: Path | None = None,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Trains, resuming from `checkpoints` where it holds any; `log` gets a row of the curves every few steps (in the
     first process of the group; the others' rows say less).
+
+    `start_from` is the folder of the encoder to go on from, where it is not a fresh one.
 
     Returns the last step's encoder, in evaluation mode, and a summary. Raises Interrupted after a checkpoint once
     `stop_requested`, TrainingAlarm on collapse or NaN.
@@ -66,7 +70,9 @@ def pretrain(
     group = group or Group.join(settings)
     device = group.device
     torch.manual_seed(settings.seed)
-    encoder = build(recipe.encoder, pack.facts)
+    encoder = build(recipe.encoder, pack.given)
+    if start_from:
+        go_on_from(encoder, start_from, pack.facts)
     objective = Objective(task, encoder, task.build_head(encoder)).to(device)
     if not settings.shard:  # FSDP2 splits contiguous tensors only
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -169,9 +175,13 @@ def pretrain(
         "samples": train.tier,
         "compiled": compiled,
     }
+    if task.keeps_head:
+        head = checkpoint.weights(objective.head)
+        if group.rank == 0:
+            encoders.save_head(head, checkpoints.parent)
     if settings.shard and group.world > 1:
         pieces_of = encoder
-        encoder = build(recipe.encoder, pack.facts)
+        encoder = build(recipe.encoder, pack.given)
         encoder.load_state_dict(checkpoint.weights(pieces_of))
     return encoder.eval(), summary
 

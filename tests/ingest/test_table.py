@@ -55,7 +55,7 @@ def test_paths_that_leave_the_tables_folder_are_quarantined(tmp_path, name):
 def test_a_missing_file_an_empty_cell_and_a_short_row_are_bad_items(tmp_path):
     (tmp_path / "t.csv").write_text('label,image\na,gone.png\nb,""\nc\n')
     for item, reason in zip(
-        items(tmp_path / "t.csv"), ["cannot be read: No such file", "no image", "no image"], strict=True
+        items(tmp_path / "t.csv"), ["cannot be read: No such file", "no file", "no file"], strict=True
     ):
         with pytest.raises(BadSample, match=reason):
             item.load()

@@ -176,7 +176,7 @@ def test_trains_and_draws_its_picture(task, network, make_recipe, digits_pack, v
     assert summary["effective_rank"] > 1.5
     assert summary["encoder_passes"] == epochs * 1200 * {"vicreg": 2, "byol": 4, "dino": 5, "lejepa": 2}[task]
     batch, labels = batch_of(recipe, digits_pack, 5)
-    picture = recipe.pretext.picture(None, batch["image"].float() / 255, labels)
+    picture = recipe.pretext.picture(build(recipe.encoder, {"channels": 1}), batch["image"].float() / 255, labels)
     assert picture.shape[:2] == (5, len(recipe.pretext.columns())) and picture.min() >= 0 and picture.max() <= 1
     assert len(recipe.pretext.table(labels)) == 5
 

@@ -30,7 +30,7 @@ recipe = Recipe.model_validate({
 })
 pack, folder = Pack(Path(sys.argv[2]), {'channels': 1, 'mean': [0.3], 'std': [0.37]}), Path(tempfile.mkdtemp())
 print(write_table(recipe, pack, folder / "labels.parquet")["balance"])
-assert sheet(recipe, build(recipe.encoder, pack.facts), pack).shape == (8, 2, 1, 16, 16)
+assert sheet(recipe, build(recipe.encoder, pack.facts), pack)[0].shape == (8, 2, 1, 16, 16)
 print("loss", pretrain(recipe, pack, folder, lambda row: None)[1]["final_loss"])
 """
 

