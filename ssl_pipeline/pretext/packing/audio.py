@@ -52,8 +52,8 @@ def write(tree: Path, folder: Path, settings: AudioEncoder) -> dict[str, Any]:
     count, total, squares = moments
     if not count:
         return {"mean": QUIET, "std": SPREAD}
-    mean = total / count
-    return {"mean": round(mean, 6), "std": round(max(squares / count - mean**2, 1e-2) ** 0.5, 6)}
+    mean = float(total / count)
+    return {"mean": round(mean, 6), "std": round(max(float(squares / count) - mean**2, 1e-2) ** 0.5, 6)}
 
 
 def sums(log_mel: LogMel, sound: np.ndarray) -> np.ndarray:
