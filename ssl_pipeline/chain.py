@@ -160,7 +160,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         from ssl_pipeline.pretrain.compute import pick_device
 
         module = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
-        summary = extract.write(module, pack, folder, recipe.pretrain)
+        summary = extract.write(module, pack, folder, recipe.pretrain, recipe.encoder.kind)
         queries, retrieved, correct = extract.neighbours(folder, pack, module)
         (folder / "neighbours.png").write_bytes(pictures.neighbours(queries, retrieved, correct))
         quality = {

@@ -41,7 +41,6 @@ class Interactions(Encoder):
         self.dropout = nn.Dropout(settings.dropout)
         self.layers = nn.ModuleList(Block(width, settings.heads, settings.dropout) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(width)
-        self.bias = nn.Parameter(torch.zeros(items))
         self.register_buffer("features", None)
         if feature_dim:
             # not a number until they are filled in: a model that was never given its features must not pass for one
@@ -81,7 +80,7 @@ class Interactions(Encoder):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """`[..., width]` -> `[..., N]`: how well each item from 1 to N fits, as logits."""
-        return F.linear(hidden, self.table()[1 : self.items + 1], self.bias)
+        return F.linear(hidden, self.table()[1 : self.items + 1])
 
     def table(self) -> Tensor:
         """Embeddings of all item numbers `[N + 2, width]`, with what their features add."""

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ssl_pipeline.encoders.attention import NAME
 from ssl_pipeline.encoders.encoder import Batch, Encoder
 from ssl_pipeline.part import PipelineError
 
@@ -133,12 +134,12 @@ def build(settings: Settings, facts: dict[str, Any]) -> TextEncoder:
     Raises PipelineError where pretrained weights are missing, do not fit or see fewer tokens than the encoder's length.
     """
     config = config_of(settings, facts)
-    config._attn_implementation = "sdpa"
     if isinstance(settings.pretrained, str):
         backbone = read_pretrained(Path(settings.pretrained).expanduser(), config)
     else:
         bert = isinstance(config, BertConfig)
         backbone = BertModel(config, add_pooling_layer=False) if bert else ModernBertModel(config)
+    backbone.config._attn_implementation = NAME
     tokenizer = Tokenizer.from_str(facts["tokenizer"])
     return TextEncoder(backbone, settings.pooling, tokenizer, facts["special"], settings.length)
 

@@ -48,7 +48,7 @@ def in_chunks(forward: Forward, encoder: Encoder, arrays: Arrays) -> Iterator[np
         yield torch.cat(chunk).cpu().numpy()
 
 
-def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain) -> dict[str, Any]:
+def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain, kind: str = "image") -> dict[str, Any]:
     """Writes `features.parquet`: sample_id, split, label, embedding (fixed-size list of float32). Returns the summary."""
     schema = pa.schema(
         [
@@ -82,7 +82,7 @@ def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain) -> dic
                 writing = background.submit(writer.write_table, pa.Table.from_arrays(columns, schema=schema))
         if writing:
             writing.result()
-    return {"dim": encoder.dim, "samples": samples, **label_free_quality(encoder, pack, settings)}
+    return {"dim": encoder.dim, "samples": samples, **label_free_quality(encoder, pack, settings, kind)}
 
 
 def read(path: Path, split: str) -> np.ndarray:

@@ -12,13 +12,17 @@ from torch import Tensor
 from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.pretext.labels import generator
 from ssl_pipeline.pretext.pack import Pack, rows_in, take
+from ssl_pipeline.pretext.series_views import SeriesViews
+from ssl_pipeline.pretext.spectrogram_views import SpectrogramViews
 from ssl_pipeline.pretext.views import Views
 from ssl_pipeline.pretrain.compute import mixed_precision
 from ssl_pipeline.recipe import Pretrain
 
 SAMPLES = 2048
-VIEWS: dict[str, Any] = {"image": Views(min_scale=0.5, flip=False, color=0.4, blur=False)}
-"""By what the encoder takes: the same mild views for every recipe, so that alignment can be compared."""
+VIEWS: dict[str, Any] = {
+    "image": Views(min_scale=0.5, flip=False, color=0.4, blur=False), "audio": SpectrogramViews(), "series": SeriesViews()
+}  # fmt: skip
+"""By the kind of encoder: the same mild views for every recipe, so that alignment can be compared."""
 
 
 def rankme(embedding: Tensor) -> float:
@@ -39,14 +43,14 @@ def uniformity(embedding: Tensor) -> float:
 
 
 @torch.inference_mode()
-def label_free_quality(encoder: Encoder, pack: Pack, settings: Pretrain) -> dict[str, float]:
+def label_free_quality(encoder: Encoder, pack: Pack, settings: Pretrain, kind: str) -> dict[str, float]:
     """`rankme`, `uniformity` and, where there are views of such samples, `alignment` of the encoder on up to 2,048 validation
     samples."""
     stored = pack.samples("validation")
     chosen = np.random.default_rng(0).permutation(rows_in(stored))[:SAMPLES]  # a source is often sorted by class
     samples = {name: torch.from_numpy(part) for name, part in take(stored, np.sort(chosen)).items()}
     autocast = mixed_precision(settings, encoder.device)
-    draws = views.draw((len(chosen), 2), generator(0, "quality")) if (views := VIEWS.get(encoder.takes)) else {}
+    draws = views.draw((len(chosen), 2), generator(0, "quality")) if (views := VIEWS.get(kind)) else {}
     embeddings: dict[str, list[Tensor]] = {"plain": [], "first": [], "second": []}
     for at in range(0, len(chosen), 256):
         part = slice(at, at + 256)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ssl_pipeline.ingest.item import Item
+from ssl_pipeline.ingest.item import Item, Reading
 from ssl_pipeline.ingest.sound_font import RECORDING, SoundFont
 from ssl_pipeline.part import PipelineError
 
@@ -42,6 +42,11 @@ FAMILIES = {
     "reed": (64, 65, 66, 67, 68, 69, 70, 71, 111),
 }
 """General MIDI programs, counted from 0. Those that this SoundFont plays with another family's recordings are left out."""
+
+
+def read(name: str = "instruments") -> Reading:
+    """Raises PipelineError where the package is missing."""
+    return Reading(items())
 
 
 def items() -> Iterator[Item]:

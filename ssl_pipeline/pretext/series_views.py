@@ -29,18 +29,18 @@ class SeriesViews(Part):
     """How strongly views differ from their window."""
 
     kind: Literal["series"] = "series"
-    min_crop: float = Field(0.5, gt=0, le=1)
+    min_crop: float = Field(0.7, gt=0, le=1)
     """Smallest share of the window's time that a crop keeps; crops are stretched to the window's length."""
     warp: float = Field(0.2, ge=0, lt=1)
     """How much faster or slower than elsewhere time may run within a view; 0 keeps it even."""
-    scale: float = Field(0.3, ge=0)
+    scale: float = Field(0.2, ge=0)
     """Deviation of the logarithm of each channel's factor."""
     noise: float = Field(0.1, ge=0)
     """Deviation of Gaussian noise, where the training split's is 1."""
     hide: float = Field(0.2, ge=0, lt=1)
     """Longest stretch of time, as a share of the window, that is replaced by its channel's mean; the shortest is none."""
-    drop: float = Field(0.1, ge=0, lt=1)
-    """Share of channels that are replaced by their mean; one always stays."""
+    drop: float = Field(0.0, ge=0, lt=1)
+    """Share of channels that are replaced by their mean, one always staying; worth a try where channels are many."""
 
     def draw(self, shape: tuple[int, ...], generator: Generator) -> dict[str, Tensor]:
         """Parameters of `shape` views, float32 `[*shape, 2]`: `crop` (start and length as shares of the window), `warp`

@@ -22,6 +22,7 @@ TO_BEAT = (
 """No network is trained for them: a recipe that is not above them has learnt nothing of use."""
 BASELINES = (*TO_BEAT, "supervised")
 PROBES = {"knn": "kNN", "linear": "linear"}
+HEADS = {"full": "all items ranked", "image_to_text": "image to text", "text_to_image": "text to image"}
 MISSING = "–"
 
 
@@ -71,9 +72,7 @@ class Comparison:
         order = {probe: i for i, probe in enumerate(PROBES)}
         columns = dict.fromkeys(column for line in self.lines for column in line.cells)
         # the probes in their order, fewest labels first; other metrics as they come
-        self.columns = sorted(
-            columns, key=lambda c: (order.get(c[0], 9), math.inf if c[1] in ("all", "") else int(c[1]))
-        )
+        self.columns = sorted(columns, key=lambda c: (order.get(c[0], 9), labels_in(c[1])))
 
     def text(self, line: Line, column: Column) -> str:
         """`91.2 ±0.6*` in per cent; the larger side of an uneven interval."""
@@ -81,7 +80,7 @@ class Comparison:
         if cell is None or not math.isfinite(cell.mean):
             return MISSING
         half = max(cell.mean - cell.low, cell.high - cell.mean)
-        interval = f" ±{100 * half:.1f}" if math.isfinite(half) else ""
+        interval = f" ±{100 * half:.1f}" if half > 0 and math.isfinite(half) else ""
         return f"{100 * cell.mean:.1f}{interval}{'*' if self.starred(line, column) else ''}"
 
     def starred(self, line: Line, column: Column) -> bool:
@@ -209,12 +208,23 @@ def rows_of(
         if measure != "accuracy":
             if re.search(r"_at_(?!10$)", measure) and probe == "full":
                 continue
-            probe, shots = f"{'' if probe == 'full' else probe + ' '}{measure.replace('_at_', '@')}", ""
+            probe, shots = (
+                HEADS.get(probe, probe.replace("_", " ")),
+                measure.replace("_at_", "@").replace("recall", "R"),
+            )
+        elif probe == "test":
+            probe, shots = "pretext task", "accuracy"
         row = rows.setdefault(
             probe, Row(name=name, method=method, probe=probe, shots={}, cost_seconds=cost_seconds, passes=passes)
         )
         row["shots"][shots] = Cell(value["mean"], value["low"], value["high"])
     return list(rows.values())
+
+
+def labels_in(shots: str) -> float:
+    """How many labels a class a column stands for, or how long its list is; 0 where it is neither."""
+    number = re.search(r"\d+$", shots)
+    return math.inf if shots == "all" else float(number[0]) if number else 0.0
 
 
 def gather(rows: Sequence[Row]) -> list[Line]:

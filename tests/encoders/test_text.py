@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -52,13 +53,16 @@ def test_equals_transformers_own_forward_and_mean(facts, architecture):
     encoder, _ = make(facts, architecture=architecture, length=200)
     tokens = tokens_of(facts, ["A fox.", " ".join(TEXTS), TEXTS[0]], 200).long()
     mask = (tokens != 0).long()
-    hidden = encoder.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
+    encoder.backbone.config._attn_implementation = "sdpa"
+    reference = copy.deepcopy(encoder.backbone)
+    encoder.backbone.config._attn_implementation = "fastest_on_device"
+    hidden = reference(input_ids=tokens, attention_mask=mask).last_hidden_state
     expected = torch.stack([row[: int(n)].mean(0) for row, n in zip(hidden, mask.sum(1), strict=True)])
     torch.testing.assert_close(encoder(tokens), expected, atol=1e-5, rtol=0)
     encoder.pooling = "cls"
     torch.testing.assert_close(encoder(tokens), hidden[:, 0], atol=1e-5, rtol=0)
     blocks = torch.randint(5, encoder.vocabulary, (3, 200))
-    plain = encoder.backbone(input_ids=blocks).last_hidden_state
+    plain = reference(input_ids=blocks).last_hidden_state
     torch.testing.assert_close(encoder.hidden(blocks, padded=False), plain, atol=1e-5, rtol=0)
 
 

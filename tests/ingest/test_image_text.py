@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
 import zipfile
 from collections import Counter
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssl_pipeline.ingest.caption_table import Table, entries_of
 from ssl_pipeline.ingest.image_text import ImageText, named_files, read, tidy
 from ssl_pipeline.ingest.item import BadSample
 from ssl_pipeline.ingest.source_image_text import CaptionTable
@@ -173,6 +176,20 @@ def test_a_malformed_table_says_so(folder, content, message):
     (folder / "captions.csv").write_bytes(content)
     with pytest.raises(PipelineError, match=message):
         outcomes(folder)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([b"", b"PAR1", b'{"image": "a", "caption": ', b"image,caption\n", b"\xef\xbb\xbf{"]),
+    st.binary(max_size=80),
+)
+def test_no_bytes_make_the_reader_fail_in_another_way(start, rest):
+    try:
+        entries = entries_of(Table("t", partial(io.BytesIO, start + rest)), source())
+    except PipelineError as error:
+        assert str(error).startswith("t: ")
+    else:
+        assert all(isinstance(entry.name, str) for entry in entries.values())
 
 
 def test_a_source_without_its_table_says_so(folder, tmp_path):
