@@ -29,7 +29,7 @@ from torch import nn
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 from transformers.data.data_collator import DataCollatorForLanguageModeling
 
-from benchmarks.race import Turn, race, repeat, report
+from benchmarks.race import Make, Turn, race, repeat, report
 from ssl_pipeline.encoders.settings_text import TextEncoder
 from ssl_pipeline.encoders.text import build, config_of
 from ssl_pipeline.ingest import demo_text, documents
@@ -47,7 +47,7 @@ SETTINGS = TextEncoder()
 DOCUMENTS = 32
 """A step."""
 LEARNING_RATE, MASKED = 5e-4, 0.3
-PEERS = {
+PEERS: dict[str, dict[str, bool]] = {
     "Trainer, padded": {"blocks": False, "bf16": False}, "Trainer, padded, bf16": {"blocks": False, "bf16": True},
     "Trainer, blocks": {"blocks": True, "bf16": False}, "Trainer, blocks, bf16": {"blocks": True, "bf16": True},
 }  # fmt: skip
@@ -57,7 +57,7 @@ def main(as_json: bool, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         facts, data = pack_texts(folder)
-        contenders = {"ours": partial(ours, folder, facts)}
+        contenders: dict[str, Make] = {"ours": partial(ours, folder, facts)}
         contenders |= {peer: partial(trainer, folder, facts, **how) for peer, how in PEERS.items()}
         rates = race(contenders, rounds=rounds, seconds=10)
     rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ SMALL = 96
 def fine_patch(image_size: int) -> int:
     """The smallest patch that divides the image and leaves at most eight a side."""
     return next(p for p in range(1, image_size + 1) if image_size % p == 0 and p * 8 >= image_size)
+
+
+def fine_patch_of(shape: tuple[int, int]) -> int:
+    """The smallest patch that divides both sides and leaves at most eight along the shorter one; the largest that divides
+    them where none does."""
+    common = math.gcd(*shape)
+    return next((p for p in range(1, common + 1) if common % p == 0 and p * 8 >= min(shape)), common)
 
 
 def token_patch(encoder: Any) -> int | None:

@@ -53,12 +53,16 @@ class TextEncoder(Encoder):
         self.register_buffer("is_special", is_special, persistent=False)
 
     def read(self, batch: Batch) -> Tensor:
-        """16-bit tokens as indices. On a CPU without the columns that are padding in all documents, which change nothing."""
-        tokens = batch["tokens"].long()
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
-            longest = int((tokens != self.special["pad"]).any(0).sum())
-            tokens = tokens[:, : max(1, -(-longest // TRIM)) * TRIM]
-        return tokens
+        """16-bit tokens as indices."""
+        return self.trim(batch["tokens"].long())
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """On a CPU without the columns that are padding in all documents, which change nothing but the time. On a GPU
+        looking for them would wait for it."""
+        if tokens.device.type != "cpu" or torch.compiler.is_compiling():
+            return tokens
+        longest = int((tokens != self.special["pad"]).any(0).sum())
+        return tokens[:, : max(1, -(-longest // TRIM)) * TRIM]
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.pool(self.hidden(tokens), self.real(tokens))

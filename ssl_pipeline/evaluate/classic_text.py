@@ -61,7 +61,7 @@ def tfidf_features(texts: dict[str, list[str]]) -> dict[str, csr_matrix]:
     try:
         vectorizer.fit(texts["train"])
     except ValueError:  # no word stands in two texts
-        vectorizer.set_params(min_df=1, analyzer="char").fit(texts["train"])
+        vectorizer.set_params(min_df=1, analyzer="char", token_pattern=None).fit(texts["train"])
     return {split: vectorizer.transform(of_split) for split, of_split in texts.items()}
 
 

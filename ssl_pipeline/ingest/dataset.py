@@ -77,6 +77,7 @@ def write(dataset: Dataset, root: Path, tree: Path) -> dict[str, Any]:
         "quarantined": len(quarantine.bad) + len(quarantine.repeats), "format": 1,
     }  # fmt: skip
     write_json(tree / "dataset.json", about)
+    about |= {"notes": list(reading.notes)} if reading.notes else {}
     return about | {"quarantined_fraction": round(len(quarantine.bad) / total, 6), "reasons": quarantine.reasons()}
 
 

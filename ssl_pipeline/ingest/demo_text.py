@@ -66,8 +66,8 @@ def posts(path: Path) -> Iterator[Item]:
     posts, its longest byte string the array of their file names."""
     data = zlib.decompressobj().decompress(path.read_bytes(), MAX_BYTES)
     said = [(operation.name, argument) for operation, argument, _ in pickletools.genops(data)]
-    texts = [argument for name, argument in said if name == "UNICODE"]
-    names = max((argument for name, argument in said if name == "STRING"), key=len)
+    texts = [str(argument) for name, argument in said if name == "UNICODE"]
+    names = max((str(argument) for name, argument in said if name == "STRING"), key=len)
     width = len(names) // len(texts)
     for i, text in enumerate(texts):
         label, number = names[i * width : (i + 1) * width].rstrip("\0").split("/")[-2:]

@@ -25,7 +25,7 @@ from ssl_pipeline.ingest.caption_table import SUFFIXES, Entry, Key, Table, entri
 from ssl_pipeline.ingest.folder import Parts, hidden
 from ssl_pipeline.ingest.images import decode, sample_id
 from ssl_pipeline.ingest.item import BadSample, Item, Reading, read_file, unusable
-from ssl_pipeline.ingest.medium import FILE, INT, Sample, ranges
+from ssl_pipeline.ingest.medium import FILE, INT, Column, Sample, ranges
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.table import _inside as inside
 from ssl_pipeline.part import PipelineError
@@ -39,7 +39,7 @@ LOOK = 200
 class ImageText:
     """Images with captions in the eyes of ingestion."""
 
-    columns = {
+    columns: dict[str, Column] = {
         "image": (FILE, {"_type": "Image"}),
         "captions": (pa.list_(pa.string()), {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}),
         "height": INT,

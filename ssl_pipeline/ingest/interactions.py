@@ -92,13 +92,11 @@ def write(
     tree.mkdir(exist_ok=True)
     events, fault, malformed = read(source, root / Path(source.path).expanduser())
     total = len(events) + len(malformed)
-    rated = (fault == 0) & ~(events.rating < source.min_rating) if source.min_rating is not None else fault == 0
-    if source.min_rating is not None:
-        rated &= ~np.isnan(events.rating)
-    fault[repeated(events, rated)] = REASONS.index("duplicate")
+    liked = np.ones(len(events), bool) if source.min_rating is None else events.rating >= source.min_rating
+    fault[repeated(events, liked & (fault == 0))] = REASONS.index("duplicate")
     reasons = quarantine(events, fault, malformed, tree)
     refuse(source, total, reasons, max_quarantined)
-    usable = events.take(rated & (fault == 0))
+    usable = events.take(liked & (fault == 0))
     core = usable.take(k_core(usable, source.k_core))
     if not len(core):
         raise PipelineError(f"k_core {source.k_core} leaves none of {len(usable)} interactions: lower it or add data")

@@ -39,6 +39,8 @@ class Reading:
     items: Iterator[Item]
     splits: frozenset[str] = frozenset()
     total: int | None = None
+    notes: tuple[str, ...] = ()
+    """What a person should know of the source, such as gaps in it."""
 
 
 def unusable(reason: str) -> Callable[[], bytes]:

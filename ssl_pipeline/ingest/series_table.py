@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,14 +19,7 @@ Stretch = tuple[int, int]
 """Rows from the first up to, not including, the second."""
 
 
-@dataclass(frozen=True)
-class NotedReading(Reading):
-    """A reading with what a person should know of its source: rows out of order, repeated times, gaps."""
-
-    notes: tuple[str, ...] = ()
-
-
-def read(source: SeriesTable, path: Path, validation: float = 0.1, test: float = 0.2) -> NotedReading:
+def read(source: SeriesTable, path: Path, validation: float = 0.1, test: float = 0.2) -> Reading:
     """The table's windows.
 
     A single recording is split by time: first train, then `validation`, then `test`, as shares of its rows, and no window
@@ -54,7 +46,7 @@ def read(source: SeriesTable, path: Path, validation: float = 0.1, test: float =
     windows = (window for stretch in stretches for window in _windows(source, *stretch))
     items = (_item(source, rows, groups, path, *window) for window in windows)
     total = sum(1 for stretch in stretches for _ in _windows(source, *stretch))
-    return NotedReading(items, frozenset(_used(rows.split)), total, tuple(rows.notes))
+    return Reading(items, frozenset(_used(rows.split)), total, tuple(rows.notes))
 
 
 def _stretches(rows: Rows, max_gap: float) -> tuple[list[Stretch], int]:

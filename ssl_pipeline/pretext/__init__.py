@@ -16,6 +16,7 @@ from ssl_pipeline.pretext.siglip import SigLIP as SigLIP
 from ssl_pipeline.pretext.simclr import SimCLR as SimCLR
 from ssl_pipeline.pretext.simcse import SimCSE as SimCSE
 from ssl_pipeline.pretext.task import PretextTask as PretextTask
+from ssl_pipeline.pretext.text_crops import TextCrops as TextCrops
 from ssl_pipeline.pretext.vicreg import VICReg as VICReg
 
 

@@ -3,7 +3,7 @@
 Xu, Xiao, Zhao, Shao, Xie, Zhuang 2019, "Self-supervised Spatiotemporal Learning via Video Clip Order Prediction" (VCOP), section
 3: L = -log F_order(c_1 ... c_n) over the n! orders, on features of pairs of clips. Their clips go through a 3D network; here a
 clip's feature is the mean of its frames' embeddings and what changes from its first frame to its last. A clip shows which way
-things move, so an order and its reverse differ.
+things move, so all n! orders are classes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Frame order: in which order were a few frames of a video taken?
 
 Lee, Huang, Singh, Yang 2017, "Unsupervised Representation Learning by Sorting Sequences" (OPN): L = -log F_order(x_1 ... x_n)
-over the n!/2 orders; an order and its reverse are one class, as many motions look alike backwards.
+over the n!/2 orders; an order and the one that a film run backwards would have are one class, as many motions look alike
+either way.
 Misra, Zitnick, Hebert 2016, "Shuffle and Learn": with `verify`, three frames are in order or they are not.
 """
 
@@ -36,10 +37,12 @@ class FrameOrder(Ordering):
     def classes(self) -> list[str]:
         return ["in order", "shuffled"] if self.verify else super().classes()
 
-    def draw_order(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def class_of(self) -> list[int]:
+        return [min(number, 1) for number in super().class_of()] if self.verify else super().class_of()
+
+    def draw_asked(self, count: int, generator: Generator) -> Tensor:
+        asked = super().draw_asked(count, generator)
         if not self.verify:
-            return super().draw_order(count, generator)
-        orders = torch.tensor(self.orders())  # the first one is that of time
-        shuffled = torch.randint(2, (count,), generator=generator)
-        other = torch.randint(1, len(orders), (count,), generator=generator)
-        return shuffled, self.either_way(orders[shuffled * other], generator)
+            return asked
+        other = torch.randint(1, asked.shape[1], (count, 1), generator=generator)  # the first one is that of time
+        return torch.cat([asked[:, :1], asked.gather(1, other)], 1)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from ssl_pipeline.encoders.names import fine_patch, token_patch
+from ssl_pipeline.encoders.names import fine_patch_of, token_patch
 from ssl_pipeline.part import late
 from ssl_pipeline.pretext.any_views import AnyViews, suited
+from ssl_pipeline.pretext.spectrogram_views import SpectrogramViews
 from ssl_pipeline.pretext.task import Labels, PretextTask
 from ssl_pipeline.pretext.views import Views
 
@@ -28,6 +29,13 @@ timm_vit = late("timm.models.vision_transformer")
 if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Generator, Tensor, nn
+
+
+CROPS: dict[str, Any] = {
+    "image": Views(min_scale=0.5, color=0.0, blur=False),
+    "audio": SpectrogramViews(noise=0, gain=0, frequency_shift=0, frequency_masks=0, time_masks=0),
+}
+"""A crop and nothing else, which would have to be predicted, too."""
 
 
 class Inpainting(PretextTask):
@@ -59,16 +67,16 @@ class Inpainting(PretextTask):
                 if height == width
                 else f"does not divide the encoder's {height} x {width}"
             )
-            raise ValueError(f"patch {patch} {what}: use {tokens or fine_patch(math.gcd(height, width))}")
+            raise ValueError(f"patch {patch} {what}: use {tokens or fine_patch_of(encoder.shape)}")
         patches = height * width // patch**2
         if not 0 < round(patches * self.mask_ratio) < patches:
             raise ValueError(f"mask_ratio {self.mask_ratio} of {patches} patches hides none or all: use 0.5")
-        crop = Views(min_scale=0.5, color=0.0, blur=False)
-        return self.model_copy(update={"views": suited(self.views, encoder.kind, "views", crop)})
+        views = self.views or CROPS.get(encoder.kind)
+        return self.model_copy(update={"views": suited(views, encoder.kind, "views")})
 
     def patch_of(self, encoder: Any) -> int:
         """The patch's side: the recipe's, else the vision transformer's own, else one that leaves at most eight a side."""
-        return self.patch or token_patch(encoder) or fine_patch(math.gcd(*encoder.shape))
+        return self.patch or token_patch(encoder) or fine_patch_of(encoder.shape)
 
     def draw(self, count: int, encoder: Any, generator: Generator) -> Labels:
         """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
