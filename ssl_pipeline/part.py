@@ -7,13 +7,34 @@ import importlib
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 
 class Part(BaseModel):
     """A piece of the recipe: immutable, and a key it does not know is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class OfKind(Part):
+    """A member of a union that `kind` tells apart, and that is an image's where nobody says: in the JSON schema, by which
+    Dagster checks YAML, all others must say their kind."""
+
+    kind: str
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.model_fields["kind"].default != "image":
+            schema.setdefault("required", []).append("kind")
+        return schema
 
 
 class Document(Part):

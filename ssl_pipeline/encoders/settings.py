@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ssl_pipeline.encoders.names import closest_backbones, patch_size_in_name
-from ssl_pipeline.part import Part
+from ssl_pipeline.part import OfKind
 
 
-class EncoderPart(Part):
+class EncoderPart(OfKind):
     """The network that is pretrained. `kind` is the modality of the data that it takes."""
 
-    kind: str
     packed: ClassVar[frozenset[str]]
     """The fields that decide how data is packed for it."""
 

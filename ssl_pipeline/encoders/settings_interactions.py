@@ -19,9 +19,10 @@ class InteractionsEncoder(EncoderPart):
     """Each place sees those before it (next_item); false: it sees all (masked_items)."""
     length: int = Field(50, ge=2, le=4096)
     """Items of a history that it sees, the latest."""
-    width: int = Field(64, ge=2)
+    width: int = Field(128, ge=2)
     """Of the embedding."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(1, ge=1)
+    """One, where data is as small as MovieLens-100k: a second one predicted its validation items no better."""
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
     item_features: Annotated[str, Field(min_length=1)] | None = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ssl_pipeline.part import Part, late
+from ssl_pipeline.part import OfKind, late
 
 torch = late("torch")
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-class SeriesViews(Part):
+class SeriesViews(OfKind):
     """How strongly views differ from their window."""
 
     kind: Literal["series"] = "series"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ssl_pipeline.part import Part, late
+from ssl_pipeline.part import OfKind, late
 from ssl_pipeline.pretext.views import weights
 
 torch = late("torch")
@@ -30,7 +30,7 @@ NEPER = 0.045
 """A natural logarithm's unit of power (4.3 dB) as a share of the picture's range, for recordings that deviate by 16 dB."""
 
 
-class SpectrogramViews(Part):
+class SpectrogramViews(OfKind):
     """How strongly views of sound differ from their recording."""
 
     kind: Literal["spectrogram"] = "spectrogram"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from ssl_pipeline.part import Part, late
+from ssl_pipeline.part import OfKind, late
 
 torch = late("torch")
 F = late("torch.nn.functional")
@@ -30,7 +30,7 @@ BLUR_MIN, BLUR_MAX = 0.1 / 224, 2.0 / 224
 """SimCLR's sigma of 0.1 to 2 pixels at 224, as shares of the side."""
 
 
-class Views(Part):
+class Views(OfKind):
     """How strongly views differ from their image."""
 
     kind: Literal["image"] = "image"

@@ -126,7 +126,7 @@ def test_examples_and_what_is_shown():
 
 
 def test_settings_that_do_not_fit_are_refused():
-    with pytest.raises(ValidationError, match="width 64 is not a multiple of heads 3: set heads to 2"):
+    with pytest.raises(ValidationError, match="width 128 is not a multiple of heads 3: set heads to 2"):
         InteractionsEncoder(heads=3)
     assert InteractionsEncoder().packing() == {
         "kind": "interactions",
