@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from ssl_pipeline.store import Stage
     from ssl_pipeline.tracking import Tracker
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+READS = ("tokenizer.json", "vocabulary.parquet")
+"""Of the pack: what turns a text, or an item's identifier, into the numbers that a model takes."""
 
 
 def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> Stage:
     """The stage `registered_model`. Raises PipelineError naming each gate that does not hold; nothing is registered then."""
-    from ssl_pipeline.chain import made_from, upstream
+    from ssl_pipeline.chain import made_from, training_pack, upstream
 
     store = project.store
     measured: dict[str, Stage] = {e.kind: upstream(project, recipe.name, e.kind) for e in recipe.evaluations}
@@ -64,6 +66,8 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         (folder / "model_card.md").write_text(description)
         kept = {"encoder.safetensors", "encoder.json", encoders.HEAD, *module.extra_files}
         files = [*(path for path in sorted(encoder.path.iterdir()) if path.name in kept), folder / "model_card.md"]
+        pack = training_pack(project, recipe, data)
+        files += [path for name in READS if (path := pack.path / name).exists()]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
         with store.lock(f"champion-{recipe.name}", say):
             reason = why_promote(project, recipe, tracker, data, key, value)

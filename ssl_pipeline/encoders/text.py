@@ -35,6 +35,7 @@ class TextEncoder(Encoder):
     """tokens `[batch, length]`, padded -> embedding `[batch, dim]`"""
 
     takes = "tokens"
+    extra_files = frozenset({"transformers"})
     opens: Tensor
     closes: Tensor
     is_special: Tensor
