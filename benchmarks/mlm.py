@@ -43,7 +43,7 @@ from ssl_pipeline.pretext.packing.text import write
 from ssl_pipeline.pretrain.compute import keep_freed_memory
 
 AG_NEWS = Path(__file__).resolve().parents[2] / "shared" / "data" / "agnews.zip"
-SETTINGS = TextEncoder()
+SETTINGS = TextEncoder(architecture="bert")
 DOCUMENTS = 32
 """A step."""
 LEARNING_RATE, MASKED = 5e-4, 0.3

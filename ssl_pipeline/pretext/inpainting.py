@@ -80,7 +80,7 @@ class Inpainting(PretextTask):
 
     def draw(self, count: int, encoder: Any, generator: Generator) -> Labels:
         """`hidden [count, patches]` with the same number of True in each row, and the view's parameters."""
-        assert self.views
+        assert self.views is not None
         patches = math.prod(encoder.shape) // self.patch_of(encoder) ** 2
         noise = torch.rand(count, patches, generator=generator).split(65536)  # ranks of a million images take gigabytes
         hidden = torch.cat([part.argsort(1).argsort(1) < patches - self.seen(patches) for part in noise])
@@ -112,7 +112,7 @@ class Inpainting(PretextTask):
 
     def render(self, encoder: Any, images: Tensor, labels: Labels) -> Tensor:
         """`[batch, channels, height, width]`, nothing hidden yet."""
-        assert self.views
+        assert self.views is not None
         return self.views.render(images, labels)
 
     def step(self, encoder: Any, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:

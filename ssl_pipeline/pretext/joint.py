@@ -38,12 +38,12 @@ class JointEmbedding(PretextTask):
 
     def draw(self, count: int, encoder: Encoder, generator: Generator) -> Labels:
         """Parameters of the views of a sample, `[count, views, ...]`."""
-        assert self.views
+        assert self.views is not None
         return self.views.draw((count, self.views_per_image), generator)
 
     def render(self, encoder: EncoderModule, images: Tensor, labels: Labels) -> Any:
         """`[batch, channels, side, side]` -> `[views * batch, ...]`: all first views, then all second ones, and so on."""
-        assert self.views
+        assert self.views is not None
         return self.views.render(images, labels)
 
     def table(self, labels: Labels) -> DataFrame:
