@@ -90,7 +90,7 @@ def test_new_data_between_two_stages_changes_nothing_that_was_begun(project, mak
     assert encoder.summary["made_from"] == {"dataset": old.summary["digest"], "pretext_labels": labels.key}
     features = chain.features(project, recipe)
     assert features.summary["samples"] == old.summary["samples"]
-    evaluated = chain.classification(project, recipe)
+    evaluated = chain.evaluation(project, recipe, "classification")
     assert evaluated.summary["made_from"]["dataset"] == old.summary["digest"]
     with pytest.raises(PipelineError, match="data_pinned"):
         chain.registered_model(project, recipe)

@@ -71,6 +71,10 @@ class PretextTask(Part):
         or cells of text."""
         raise NotImplementedError
 
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """What follows from means over the validation split, such as a perplexity from its loss."""
+        return {}
+
     def controls(self) -> dict[str, Callable[[Any], Any]]:
         """What can be taken from the views so that the task should fail: by name, views -> views."""
         return {}

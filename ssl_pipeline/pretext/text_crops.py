@@ -32,9 +32,9 @@ class TextCrops(PretextTask):
     trains_on: ClassVar[Literal["rows", "samples"]] = "samples"
     encoder_passes: ClassVar[int] = 2
     temperature: float = Field(0.1, gt=0)
-    min_share: float = Field(0.3, gt=0, le=1)
-    """Of a document's tokens, in its shortest span; spans may overlap."""
-    max_share: float = Field(0.7, gt=0, le=1)
+    min_share: float = Field(0.1, gt=0, le=1)
+    """Of a document's tokens, in its shortest span; spans may overlap. Short ones ask for the topic instead of the words."""
+    max_share: float = Field(0.3, gt=0, le=1)
 
     @model_validator(mode="after")
     def shares_are_in_order(self) -> Self:
@@ -55,7 +55,7 @@ class TextCrops(PretextTask):
         return torch.nn.Identity()
 
     def render(self, encoder: Any, inputs: Tensor, labels: Labels) -> Tensor:
-        """Padded tokens `[batch, length]` -> `[2 * batch, length]`: all first spans, then all second ones, each between [CLS]
+        """Padded tokens `[batch, length]` -> `[2 * batch, at most length]`: first spans, then second ones, each between [CLS]
         and [SEP] as a document is."""
         share, place = labels["share"].T.reshape(-1, 1), labels["place"].T.reshape(-1, 1)
         tokens, pad = inputs.repeat(2, 1), encoder.special["pad"]
@@ -65,7 +65,8 @@ class TextCrops(PretextTask):
         column = torch.arange(tokens.shape[1], device=tokens.device)
         span = tokens.gather(1, (start + column).clamp(max=tokens.shape[1] - 1))  # the token before the span, then it
         span = span.where((column > 0) & (column <= length), pad)
-        return span.where(column != 0, encoder.special["cls"]).where(column != length + 1, encoder.special["sep"])
+        span = span.where(column != 0, encoder.special["cls"]).where(column != length + 1, encoder.special["sep"])
+        return encoder.trim(span)
 
     def step(self, encoder: Any, head: nn.Module, views: Tensor, labels: Labels) -> dict[str, Any]:
         embedding = encoder(views)  # [2 * batch, dim]

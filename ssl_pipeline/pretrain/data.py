@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Samples:
         encoded = any(isinstance(array, EncodedImages) for array in stored.values())
         self.tier = tier or ("resident" if fits else "decoded" if encoded else "mapped")
         whole = take(stored, slice(None)) if self.tier == "resident" else {}
-        self.resident = {name: torch.from_numpy(array).to(device) for name, array in whole.items()}
+        self.resident = {name: indexable(array, device) for name, array in whole.items()}
 
     def __len__(self) -> int:
         return rows_in(self.stored)
@@ -59,8 +60,14 @@ class Samples:
                 reader.shutdown(cancel_futures=True)
 
     def read(self, part: Tensor) -> Batch:
-        batch = {name: torch.from_numpy(array[part.numpy()]) for name, array in self.stored.items()}
+        batch = {name: indexable(array[part.numpy()], torch.device("cpu")) for name, array in self.stored.items()}
         return {name: array.pin_memory() for name, array in batch.items()} if self.device.type == "cuda" else batch
+
+
+def indexable(array: np.ndarray, device: torch.device) -> Tensor:
+    """On the device; 16-bit tokens as 32-bit numbers where they go to a GPU, which cannot index the former."""
+    wide = device.type != "cpu" and array.dtype == np.uint16
+    return torch.from_numpy(array.astype(np.int32) if wide else array).to(device)
 
 
 def placed(parts: list[Tensor], device: torch.device) -> Iterator[Tensor]:

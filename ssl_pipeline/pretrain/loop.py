@@ -232,6 +232,7 @@ def validate(recipe: Recipe, objective: Objective, samples: Samples, autocast: A
     gathered = group.collect((scalars, embeddings))[:turns]
     scalars = [row for rows, _ in gathered for row in rows]
     means = {name: math.fsum(row[name] for row in scalars) / len(scalars) for name in scalars[0]}
+    means |= recipe.pretext.derived(means)
     embedding = torch.cat([part for _, parts in gathered for part in parts])[:2048]
     return means | {"embedding_std": embedding_std(embedding), "effective_rank": effective_rank(embedding)}
 

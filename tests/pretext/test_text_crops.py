@@ -10,6 +10,9 @@ PAD, CLS, SEP = 0, 2, 3
 class Special:
     special = {"pad": PAD, "cls": CLS, "sep": SEP}
 
+    def trim(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens
+
 
 def documents(*lengths: int, width: int = 20) -> torch.Tensor:
     rows = torch.zeros(len(lengths), width, dtype=torch.long)
