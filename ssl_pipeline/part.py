@@ -37,6 +37,11 @@ class OfKind(Part):
         return schema
 
 
+def kind_of(value: Any) -> str:
+    """Of a member of such a union, as written or as made; an image's where nothing else is said."""
+    return str(value.get("kind", "image")) if isinstance(value, dict) else str(getattr(value, "kind", "image"))
+
+
 class Document(Part):
     """What stands in a file of its own. Its errors name places as they are in the file: pydantic puts the chosen member of a
     union, which nobody wrote, between a field and what is in it."""

@@ -14,7 +14,7 @@ from ssl_pipeline.evaluate.any_evaluation import EVALUATIONS, AnyEvaluation
 from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.ingest.sources import Source
 from ssl_pipeline.part import Document, Part, PipelineError
-from ssl_pipeline.pretext import TASKS, PretextTask
+from ssl_pipeline.pretext import TASKS, PretextTask, names_of
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 """Lower-case letters, digits and underscores: it becomes an asset key, a folder and a registered model's name."""
@@ -158,7 +158,7 @@ class Recipe(Document):
         if encoder is None:  # refused already
             return pretext
         if encoder.kind not in pretext.kinds:
-            fitting = [task.model_fields["task"].default for task in TASKS if encoder.kind in task.kinds]
+            fitting = names_of(task for task in TASKS if encoder.kind in task.kinds)
             raise ValueError(
                 f"task {pretext.task!r} is for encoders of kind {' or '.join(pretext.kinds)}, this one's is {encoder.kind}; "
                 f"what fits {encoder.kind}: {', '.join(fitting)}"
@@ -174,7 +174,7 @@ class Recipe(Document):
         encoder = info.data.get("encoder")
         pretext = info.data.get("pretext")
         if "pretext" in kinds and pretext and not pretext.keeps_head:
-            fitting = [task.model_fields["task"].default for task in TASKS if task.keeps_head]
+            fitting = names_of(task for task in TASKS if task.keeps_head)
             raise ValueError(
                 f"pretext measures tasks with right answers ({', '.join(fitting)}), not {pretext.task}: leave it out"
             )

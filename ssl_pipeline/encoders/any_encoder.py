@@ -13,16 +13,13 @@ from ssl_pipeline.encoders.settings_interactions import InteractionsEncoder
 from ssl_pipeline.encoders.settings_series import SeriesEncoder
 from ssl_pipeline.encoders.settings_text import TextEncoder
 from ssl_pipeline.encoders.settings_video import VideoEncoder
+from ssl_pipeline.part import kind_of
 
 PARTS: tuple[Any, ...] = (
     ImageEncoder, AudioEncoder, VideoEncoder, TextEncoder, ImageTextEncoder, InteractionsEncoder, SeriesEncoder
 )  # fmt: skip
 ENCODERS: dict[str, type[EncoderPart]] = {part.model_fields["kind"].default: part for part in PARTS}
 """By kind."""
-
-
-def kind_of(value: Any) -> str:
-    return str(value.get("kind", "image")) if isinstance(value, dict) else str(getattr(value, "kind", "image"))
 
 
 if TYPE_CHECKING:

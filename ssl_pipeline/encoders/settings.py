@@ -26,21 +26,11 @@ class EncoderPart(OfKind):
         return {"kind": self.kind} | self.model_dump(mode="json", include=set(self.packed))
 
 
-class ImageEncoder(EncoderPart):
-    """A timm network on square images."""
-
-    packed = frozenset({"image_size", "channels"})
-    kind: Literal["image"] = "image"
+class TimmPart(EncoderPart):
+    """What encoders with a timm network in them have in common."""
 
     backbone: str = "resnet18"
     """Any timm model by name."""
-    image_size: int = Field(64, ge=8, le=1024)
-    """Side in pixels of the square that the encoder sees."""
-    channels: Literal["auto", 1, 3] = "auto"
-    """Grey or RGB; auto takes the dataset's."""
-    stem: Literal["auto", "small", "half", "default"] = "auto"
-    """`small` keeps the image's resolution in the first layers, `half` halves it (ResNets), `default` quarters it;
-    auto is `small` under 96 pixels."""
     pretrained: bool | str = False
     """Start from timm's published weights (true) or from a local safetensors file (its path)."""
     options: dict[str, Any] = {}
@@ -52,6 +42,21 @@ class ImageEncoder(EncoderPart):
         if (near := closest_backbones(name)) is not None:
             raise ValueError(f"timm has no model {name!r}{near}")
         return name
+
+
+class ImageEncoder(TimmPart):
+    """A timm network on square images."""
+
+    packed = frozenset({"image_size", "channels"})
+    kind: Literal["image"] = "image"
+
+    image_size: int = Field(64, ge=8, le=1024)
+    """Side in pixels of the square that the encoder sees."""
+    channels: Literal["auto", 1, 3] = "auto"
+    """Grey or RGB; auto takes the dataset's."""
+    stem: Literal["auto", "small", "half", "default"] = "auto"
+    """`small` keeps the image's resolution in the first layers, `half` halves it (ResNets), `default` quarters it;
+    auto is `small` under 96 pixels."""
 
     @property
     def shape(self) -> tuple[int, int]:

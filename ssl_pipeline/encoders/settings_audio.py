@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ssl_pipeline.encoders.mel_scale import resolves
-from ssl_pipeline.encoders.names import closest_backbones, patch_size_in_name, token_patch
-from ssl_pipeline.encoders.settings import EncoderPart
+from ssl_pipeline.encoders.names import patch_size_in_name, token_patch
+from ssl_pipeline.encoders.settings import TimmPart
 
 
-class AudioEncoder(EncoderPart):
+class AudioEncoder(TimmPart):
     """A timm network on the log-mel spectrogram of a recording, seen as a grey picture of mels x frames."""
 
     packed = frozenset({"sample_rate", "seconds", "mels", "window_ms", "hop_ms"})
     kind: Literal["audio"] = "audio"
 
-    backbone: str = "resnet18"
-    """Any timm model by name."""
     sample_rate: int = Field(16_000, ge=1000, le=192_000)
     """In Hz; recordings are resampled to it. Above twice the highest frequency of the data it adds work and nothing else."""
     seconds: float = Field(0.96, gt=0, le=600)
@@ -33,10 +31,6 @@ class AudioEncoder(EncoderPart):
     stem: Literal["auto", "small", "half", "default"] = "default"
     """`default` quarters the picture's resolution in the first layers, which spectrograms bear: windows overlap, and harmonics
     are wide; `half` halves it (ResNets) and `small` keeps it, for 4 and 16 times the work; auto is `small` under 96 mels."""
-    pretrained: bool | str = False
-    """Start from timm's published weights (true) or from a local safetensors file (its path)."""
-    options: dict[str, Any] = {}
-    """Further arguments of timm.create_model, such as `channels: [16, 32, 64, 128]` for a narrow ResNet."""
 
     @property
     def samples(self) -> int:
@@ -67,13 +61,6 @@ class AudioEncoder(EncoderPart):
     def shape(self) -> tuple[int, int]:
         """Height and width of what the network sees."""
         return self.mels, self.frames
-
-    @field_validator("backbone")
-    @classmethod
-    def backbone_exists(cls, name: str) -> str:
-        if (near := closest_backbones(name)) is not None:
-            raise ValueError(f"timm has no model {name!r}{near}")
-        return name
 
     @model_validator(mode="after")
     def windows_overlap_and_fit(self) -> Self:

@@ -7,7 +7,7 @@ as the encoder used them; the penalty is chosen on the validation split, as the 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,37 +16,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from ssl_pipeline.ingest.item import SPLITS
-
 if TYPE_CHECKING:
-    from ssl_pipeline.evaluate.classification import Labels
-    from ssl_pipeline.evaluate.settings import Classification
     from ssl_pipeline.pretext.pack import Pack
 
 PENALTIES = (1.0, 10.0, 100.0)
 """scikit-learn's C. Rows have length 1 and few words in common, so that good values are large."""
 WORDS = 100_000
 """Most words and pairs of words that are counted, the commonest."""
-
-
-def texts(pack: Pack, labels: Labels, settings: Classification) -> list[dict[str, Any]]:
-    """Rows (method, probe, shots, draw, accuracy) of TF-IDF."""
-    features = tfidf_features({split: texts_of(pack, split) for split in SPLITS})
-    x = {split: features[split][rows] for split, rows in labels.rows.items()}
-    results = []
-    for shots in settings.shots:
-        for draw in range(1 if shots == "all" else settings.draws):
-            chosen = labels.subset(shots, draw)
-            answer = sparse_probe(
-                x["train"][chosen],
-                labels.classes["train"][chosen],
-                x["validation"],
-                labels.classes["validation"],
-                x["test"],
-            )
-            row = {"method": "TF-IDF", "probe": "linear", "shots": str(shots), "draw": draw}
-            results.append(row | {"accuracy": float((answer == labels.classes["test"]).mean())})
-    return results
 
 
 def texts_of(pack: Pack, split: str) -> list[str]:

@@ -18,7 +18,7 @@ from ssl_pipeline.recipe import Recipe
 
 Rows = list[dict[str, Any]]
 """method, probe, shots, draw, accuracy"""
-Predict = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Predict = Callable[[Any, np.ndarray, Any, np.ndarray, Any], np.ndarray]
 """Training samples and classes, validation samples and classes, test samples -> classes of these"""
 
 
@@ -36,7 +36,8 @@ def audio(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) 
 
 def texts(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
     """Weighted word counts and logistic regression."""
-    return classic_text.texts(pack, labels, settings)
+    features = classic_text.tfidf_features({split: classic_text.texts_of(pack, split) for split in SPLITS})
+    return by_subsets("TF-IDF", classic_text.sparse_probe, features, labels, settings)
 
 
 def series(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification) -> Rows:
@@ -63,7 +64,9 @@ def videos(recipe: Recipe, pack: Pack, labels: Labels, settings: Classification)
     return probe_methods("raw pixels", [middle], labels, settings)[0]
 
 
-def by_subsets(method: str, predict: Predict, samples: Features, labels: Labels, settings: Classification) -> Rows:
+def by_subsets(
+    method: str, predict: Predict, samples: dict[str, Any], labels: Labels, settings: Classification
+) -> Rows:
     """A classifier of its own on each of the label subsets that the encoders' probes see."""
     rows, x = [], labels.take(samples)
     for shots in settings.shots:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_pipeline.evaluate.classification import interval
+from ssl_pipeline.evaluate.result import Cell
 from ssl_pipeline.pretext.joint import mlp
 from ssl_pipeline.pretext.labels import generator
 from ssl_pipeline.pretext.task import Labels
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ssl_pipeline.pretext.ordering import Ordering
 
 BATCH = 64
-Cell = dict[str, float]
 
 
 @dataclass(frozen=True)

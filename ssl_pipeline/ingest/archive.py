@@ -44,21 +44,21 @@ def read(source: Archive, path: Path) -> Reading:
     or its name leads out of the archive."""
     folders: set[Parts] = set()
     total = 0
-    for parts, _ in _files(path):
+    for parts, _ in files(path):
         folders.add(parts[:-1])
         total += 1
     skip = len(os.path.commonprefix(list(folders)))
     layout = Layout.of({folder[skip] for folder in folders if len(folder) > skip}, source.labels, skip)
 
     def items() -> Iterator[Item]:
-        for parts, load in _files(path):
+        for parts, load in files(path):
             label, split = layout.place(parts)
             yield Item("/".join(parts), load, label, split=split)
 
     return Reading(items(), layout.splits, total)
 
 
-def _files(path: Path) -> Iterator[tuple[Parts, Callable[[], bytes]]]:
+def files(path: Path) -> Iterator[tuple[Parts, Callable[[], bytes]]]:
     """The archive's visible files: (names on the path, how to load the bytes); any unsafe member ends it."""
     for member in _members(path):
         name = member.name.replace("\\", "/")

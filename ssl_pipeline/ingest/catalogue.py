@@ -71,7 +71,7 @@ def about(source: InteractionsSource, root: Path, names: list[str], known: dict[
             numbers = np.where(rows < 0, 0, found.row[rows])
             folder = path.parent.resolve()
             cells[column] = [
-                value and table._file(value, int(number), folder)[1]
+                value and table.file_in_cell(value, int(number), folder)[1]
                 for value, number in zip(taken.to_pylist(), numbers, strict=True)
             ]
         else:

@@ -75,12 +75,12 @@ def at(path: Path, member: str | None = None, labels: bool = False) -> One | Man
         if member:
             raise PipelineError(f"{path}: is a folder, and member is for archives: add {member!r} to the path")
         top = path.resolve()
-        first = [entry.name for entry in folder._listed(top) if entry.is_dir(follow_symlinks=False)]
+        first = [entry.name for entry in folder.listed(top) if entry.is_dir(follow_symlinks=False)]
         return Many(partial(below, top), Layout.of(first, labels))
     if not is_archive(path, member):
         return One(str(path), cast(Open, partial(open, path, "rb")))
     wanted = PurePosixPath(member or "").parts
-    names = [parts for parts, _ in archive._files(path)]
+    names = [parts for parts, _ in archive.files(path)]
     chosen = [parts for parts in names if parts[: len(wanted)] == wanted]
     if not chosen:
         known = ["/".join(parts) for parts in names]
@@ -90,7 +90,7 @@ def at(path: Path, member: str | None = None, labels: bool = False) -> One | Man
     folders = {parts[:-1] for parts in chosen}
     skip = len(commonprefix(list(folders)))
     layout = Layout.of({parts[skip] for parts in folders if len(parts) > skip}, labels, skip)
-    return Many(lambda: (file for file in archive._files(path) if file[0][: len(wanted)] == wanted), layout)
+    return Many(lambda: (file for file in archive.files(path) if file[0][: len(wanted)] == wanted), layout)
 
 
 def is_archive(path: Path, member: str | None) -> bool:
@@ -115,7 +115,7 @@ def open_member(path: Path, wanted: Parts) -> BinaryIO:
             for info in opened.infolist():
                 if PurePosixPath(info.filename.replace("\\", "/")).parts == wanted and not info.is_dir():
                     return cast(BinaryIO, opened.open(info))
-    return io.BytesIO(next(load() for parts, load in archive._files(path) if parts == wanted))
+    return io.BytesIO(next(load() for parts, load in archive.files(path) if parts == wanted))
 
 
 def from_files(source: Text, found: Many) -> Iterator[Item]:
@@ -208,7 +208,7 @@ def from_table(source: Text, file: One) -> Reading:
 
     def split_in(row: Row, number: int) -> str | None:
         value = row.get(source.split) if source.split is not None and isinstance(row, dict) else None
-        return table._split(value, number, Path(file.name))
+        return table.split_in_cell(value, number, Path(file.name))
 
     def items() -> Iterator[Item]:
         for number, row in rows(file.open, file.name, source):

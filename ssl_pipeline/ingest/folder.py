@@ -51,7 +51,7 @@ def hidden(name: str) -> bool:
 def read(source: Folder, folder: Path) -> Reading:
     """Raises PipelineError where the folder is missing or cannot be listed."""
     folder = folder.resolve()
-    layout = Layout.of((e.name for e in _listed(folder) if e.is_dir(follow_symlinks=False)), source.labels)
+    layout = Layout.of((e.name for e in listed(folder) if e.is_dir(follow_symlinks=False)), source.labels)
 
     def items() -> Iterator[Item]:
         for parts, path, problem in walk(folder):
@@ -67,7 +67,7 @@ def walk(folder: Path) -> Iterator[tuple[Parts, str, str | None]]:
 
     Links are followed to files inside the folder and nowhere else. One directory is held in memory at a time.
     """
-    waiting: list[tuple[Parts, os.DirEntry[str]]] = [((e.name,), e) for e in reversed(_listed(folder))]
+    waiting: list[tuple[Parts, os.DirEntry[str]]] = [((e.name,), e) for e in reversed(listed(folder))]
     while waiting:
         parts, entry = waiting.pop()
         problem = None
@@ -82,7 +82,7 @@ def walk(folder: Path) -> Iterator[tuple[Parts, str, str | None]]:
         yield parts, entry.path, problem
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def listed(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return _sorted(folder)
     except FileNotFoundError as error:

@@ -20,14 +20,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from ssl_pipeline.ingest.archive import _files as archive_files
+from ssl_pipeline.ingest.archive import files as archive_files
 from ssl_pipeline.ingest.caption_table import SUFFIXES, Entry, Key, Table, entries_of, image_cell
 from ssl_pipeline.ingest.folder import Parts, hidden
 from ssl_pipeline.ingest.images import decode, sample_id
 from ssl_pipeline.ingest.item import BadSample, Item, Reading, read_file, unusable
 from ssl_pipeline.ingest.medium import FILE, INT, Column, Sample, ranges
 from ssl_pipeline.ingest.source_image_text import CaptionTable
-from ssl_pipeline.ingest.table import _inside as inside
+from ssl_pipeline.ingest.table import inside
 from ssl_pipeline.part import PipelineError
 
 MAX_CHARACTERS = 1000

@@ -32,14 +32,18 @@ def read(source: Table, path: Path) -> Reading:
             raise PipelineError(
                 f"{path}: has no column {column!r}{did_you_mean(column, known)} (columns: {', '.join(known) or 'none'})"
             )
-    splits = {_split(row[source.split], n, path) for n, row in rows(path, [source.split])} if source.split else set()
+    splits = (
+        {split_in_cell(row[source.split], n, path) for n, row in rows(path, [source.split])} if source.split else set()
+    )
 
     def items() -> Iterator[Item]:
         folder = path.parent.resolve()
         for number, row in rows(path, wanted):
-            name, load = _file(row[source.content], number, folder)
+            name, load = file_in_cell(row[source.content], number, folder)
             label, group = (text(row[c]) if c else None for c in (source.label, source.group))
-            yield Item(name, load, label, group, _split(row[source.split], number, path) if source.split else None)
+            yield Item(
+                name, load, label, group, split_in_cell(row[source.split], number, path) if source.split else None
+            )
 
     total = pq.read_metadata(path).num_rows if is_parquet(path) else None
     return Reading(items(), frozenset(s for s in splits if s), total)
@@ -52,7 +56,7 @@ def named_files(source: Table, path: Path) -> Iterator[Path]:
         for _, row in rows(path, [source.content]):
             value = row[source.content]
             value = value.get("path") if isinstance(value, dict) and not value.get("bytes") else value
-            if isinstance(value, str) and (file := _inside(value, folder)):
+            if isinstance(value, str) and (file := inside(value, folder)):
                 yield file
 
 
@@ -109,14 +113,14 @@ def _explained(path: Path) -> Iterator[None]:
         raise PipelineError(f"{path}: is malformed: {' '.join(str(error).split())[:200]}") from error
 
 
-def _split(value: Any, number: int, path: Path) -> str | None:
+def split_in_cell(value: Any, number: int, path: Path) -> str | None:
     name = text(value)
     if name is not None and name.strip().lower() not in SPLIT_NAMES:
         raise PipelineError(f"{path}: row {number}: split {name!r} is none of {', '.join(SPLIT_NAMES)}")
     return SPLIT_NAMES[name.strip().lower()] if name else None
 
 
-def _file(value: Any, number: int, folder: Path) -> tuple[str, Callable[[], bytes]]:
+def file_in_cell(value: Any, number: int, folder: Path) -> tuple[str, Callable[[], bytes]]:
     """(source name, load) of a cell: bytes, a path, or the two in a struct as `datasets` writes them."""
     name = f"row {number}"
     if isinstance(value, dict):
@@ -125,11 +129,11 @@ def _file(value: Any, number: int, folder: Path) -> tuple[str, Callable[[], byte
         return name, partial(bytes, value)
     if not isinstance(value, str) or not value:
         return name, unusable("no file in this row")
-    file = _inside(value, folder)
+    file = inside(value, folder)
     return value, partial(read_file, file) if file else unusable("outside the table's folder")
 
 
-def _inside(value: str, folder: Path) -> Path | None:
+def inside(value: str, folder: Path) -> Path | None:
     """The file of that name, if it and whatever it links to lie in the folder."""
     try:
         file = Path(os.path.join(folder, value)).resolve()

@@ -11,7 +11,7 @@ from ssl_pipeline import recipe
 from ssl_pipeline.orchestration.assets import leaderboard_asset
 from ssl_pipeline.orchestration.components import Dataset, Pretraining
 from ssl_pipeline.part import PipelineError, did_you_mean
-from ssl_pipeline.pretext import TASKS
+from ssl_pipeline.pretext import TASKS, names_of
 
 
 def load(path_within_project: Path) -> dg.Definitions:
@@ -85,7 +85,7 @@ def refuse_mixed_up(one: recipe.Recipe, dataset: recipe.Dataset) -> None:
     """Raises PipelineError where the encoder is for other data than the dataset holds, with the tasks that do fit."""
     modality = dataset.source.modality
     if one.encoder.kind != modality:
-        fitting = [task.model_fields["task"].default for task in TASKS if modality in task.kinds]
+        fitting = names_of(task for task in TASKS if modality in task.kinds)
         raise PipelineError(
             f"recipe {one.name!r}: dataset {dataset.name!r} holds {modality} data, and encoder.kind is {one.encoder.kind}: write "
             f"encoder.kind: {modality}, and one of its tasks: {', '.join(fitting)}"

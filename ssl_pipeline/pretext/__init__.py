@@ -1,5 +1,7 @@
 """dataset -> pretext labels and training pack. One file a task; to add one, import it here."""
 
+from collections.abc import Iterable
+
 from ssl_pipeline.pretext.byol import BYOL as BYOL
 from ssl_pipeline.pretext.clip import CLIP as CLIP
 from ssl_pipeline.pretext.clip_order import ClipOrder as ClipOrder
@@ -24,6 +26,11 @@ def leaves(base: type[PretextTask]) -> list[type[PretextTask]]:
     """Every task that a recipe can name: the classes that have a `task` of their own."""
     below = [leaf for one in base.__subclasses__() for leaf in leaves(one)]
     return [base, *below] if "task" in base.__annotations__ and base is not PretextTask else below
+
+
+def names_of(tasks: Iterable[type[PretextTask]]) -> list[str]:
+    """As a recipe writes them."""
+    return [task.model_fields["task"].default for task in tasks]
 
 
 TASKS = tuple(leaves(PretextTask))

@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from ssl_pipeline.part import kind_of
 from ssl_pipeline.pretext.series_views import SeriesViews
 from ssl_pipeline.pretext.spectrogram_views import SpectrogramViews
 from ssl_pipeline.pretext.views import Views
 
 VIEWS_OF: dict[str, type[Any]] = {"image": Views, "audio": SpectrogramViews, "series": SeriesViews}
 """What suits each kind of encoder."""
-
-
-def kind_of(value: Any) -> str:
-    return str(value.get("kind", "image")) if isinstance(value, dict) else str(value.kind)
 
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ class Samples:
                 reader.shutdown(cancel_futures=True)
 
     def read(self, part: Tensor) -> Batch:
-        batch = {name: indexable(array[part.numpy()], torch.device("cpu")) for name, array in self.stored.items()}
+        batch = {name: torch.from_numpy(array[part.numpy()]) for name, array in self.stored.items()}
         return {name: array.pin_memory() for name, array in batch.items()} if self.device.type == "cuda" else batch
 
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from ssl_pipeline.evaluate.classic_text import PENALTIES, sparse_probe, texts, tfidf_features
+from ssl_pipeline.evaluate.classic_text import PENALTIES, sparse_probe, tfidf_features
+from ssl_pipeline.evaluate.classics import texts
 from ssl_pipeline.evaluate.classification import labels_of
 from ssl_pipeline.evaluate.settings import Classification
 from ssl_pipeline.part import PipelineError
@@ -69,9 +70,9 @@ def newsgroups(tmp_path):
 
 def test_rows_of_every_shot_count_on_real_posts(newsgroups):
     labels = labels_of(newsgroups)
-    rows = pd.DataFrame(texts(newsgroups, labels, Classification(shots=(5, "all"), draws=3)))
+    rows = pd.DataFrame(texts(None, newsgroups, labels, Classification(shots=(5, "all"), draws=3)))
     assert rows["shots"].tolist() == ["5", "5", "5", "all"] and rows["draw"].tolist() == [0, 1, 2, 0]
     assert set(rows["method"]) == {"TF-IDF"} and set(rows["probe"]) == {"linear"}
     assert rows["accuracy"].iloc[-1] > 0.85 and rows["accuracy"].iloc[:3].mean() > 0.55
-    again = pd.DataFrame(texts(newsgroups, labels, Classification(shots=(5, "all"), draws=3)))
+    again = pd.DataFrame(texts(None, newsgroups, labels, Classification(shots=(5, "all"), draws=3)))
     pd.testing.assert_frame_equal(rows, again)
