@@ -135,6 +135,9 @@ for name, loss, rest in (("clip", info_nce, 1), ("siglip", sigmoid_pairs, 2)):
     gradients = torch.autograd.grad(value, [image, text, *learnt])
     out[name] = [value.detach(), *gradients]
 torch.save(out, f"{saved}.{rank}")
+if world > 1:  # gloo's threads abort a process that ends while they run
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 
