@@ -44,7 +44,7 @@ LOOP_VERSION = "5"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
-FEATURES_VERSION = "4"
+FEATURES_VERSION = "5"
 EVALUATION_VERSION = "4"
 
 Say = Callable[[str], None]
@@ -75,9 +75,8 @@ def restored(project: Project, config: Dataset, say: Say) -> Stage:
 
 def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     """dataset -> pretext labels: the packed images, a label table, and a sheet that shows what the encoder is asked."""
-    data = upstream(project, recipe.dataset, "dataset")
+    data, pack, origin = prepared(project, recipe)
     refuse_unlabelled(recipe, data)
-    pack = training_pack(project, recipe, data)
 
     def write(folder: Any) -> dict[str, Any]:
         # what cannot take these samples fails now, not when training starts
@@ -89,7 +88,7 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
             "pack": pack.path.name,
             "encoder_passes": recipe.pretext.encoder_passes,
             **summary,
-            "made_from": {"dataset": data.summary["digest"]},
+            "made_from": origin,
         }
 
     config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe), "seed": recipe.pretrain.seed}
@@ -104,8 +103,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
     from ssl_pipeline.pretrain.progress import bar
 
     labels = upstream(project, recipe.name, "pretext_labels")
-    data = made_from(project, labels, "dataset")
-    pack = training_pack(project, recipe, data)
+    data, pack, origin = prepared(project, recipe, labels)
     config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
     config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude=HOW)
     inputs = {"pretext_labels": labels.key}
@@ -143,7 +141,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
         return summary | {
             "samples_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
             "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_uri,
-            "made_from": {"dataset": data.summary["digest"], "pretext_labels": labels.key},
+            "made_from": origin | {"pretext_labels": labels.key},
         }  # fmt: skip
 
     stage = project.store.build("pretrained_encoder", config, inputs, LOOP_VERSION, write, resumable=True, on_wait=say)
@@ -153,8 +151,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
 def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     """encoder + dataset -> embeddings of every split, and their quality without labels."""
     encoder = upstream(project, recipe.name, "pretrained_encoder")
-    data = made_from(project, encoder, "dataset")
-    pack = training_pack(project, recipe, data)
+    data, pack, origin = prepared(project, recipe, encoder)
 
     def write(folder: Any) -> dict[str, Any]:
         from ssl_pipeline.pretrain.compute import pick_device
@@ -167,7 +164,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
             f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity") if name in summary
         }
         log_metrics(project, recipe, encoder, data, quality, folder)
-        return summary | {"made_from": {"dataset": data.summary["digest"], "pretrained_encoder": encoder.key}}
+        return summary | {"made_from": origin | {"pretrained_encoder": encoder.key}}
 
     inputs = {"encoder": encoder.key, "dataset": data.summary["digest"]}
     return finish(project, recipe, project.store.build("features", {}, inputs, FEATURES_VERSION, write, on_wait=say))
@@ -179,9 +176,10 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
     if settings is None:
         raise PipelineError(f"recipe {recipe.name!r}: no {kind} among its evaluations; add one or use --to features")
     extracted = upstream(project, recipe.name, "features")
-    data, encoder = (made_from(project, extracted, name) for name in ("dataset", "pretrained_encoder"))
+    data, pack, origin = prepared(project, recipe, extracted)
+    encoder = made_from(project, extracted, "pretrained_encoder")
     refuse_unlabelled(recipe, data)
-    pack, module = training_pack(project, recipe, data), import_module(f"ssl_pipeline.evaluate.{kind}")
+    module = import_module(f"ssl_pipeline.evaluate.{kind}")
 
     def baselines(folder: Any) -> dict[str, Any]:
         return {"methods": module.baselines(recipe, pack, settings, lambda what: say(f"baseline: {what}"))}
@@ -202,13 +200,13 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
             "metrics": result.metrics,
             "baselines": others,
             **result.facts,
-            "made_from": {"dataset": data.summary["digest"], "features": extracted.key, "baselines": reference.key},
+            "made_from": origin | {"features": extracted.key, "baselines": reference.key},
         }
 
-    version, store, digest = EVALUATION_VERSION, project.store, data.summary["digest"]
+    version, store = EVALUATION_VERSION, project.store
     fresh = dump(recipe.encoder.without_weights())
     shared = {"encoder": fresh, "evaluation": dump(settings), "precision": recipe.pretrain.precision}
-    reference = store.build("baselines", shared, {"dataset": digest}, version, baselines, on_wait=say)
+    reference = store.build("baselines", shared, origin, version, baselines, on_wait=say)
     inputs = {"features": extracted.key, "baselines": reference.key}
     config = {"name": recipe.name, "evaluation": dump(settings)}
     return finish(project, recipe, store.build(kind, config, inputs, version, write, on_wait=say))
@@ -315,7 +313,7 @@ def made_from(project: Project, stage: Stage, name: str) -> Stage:
     if name == "dataset":
         found = next((one for one in project.store.finished(name) if one.summary["digest"] == key), None)
     else:
-        found = project.store.get(name, key)
+        found = project.store.get("features" if name == "item_features" else name, key)
     if found:
         return found
     raise PipelineError(
@@ -328,8 +326,16 @@ def finish(project: Project, recipe: Recipe, stage: Stage) -> Stage:
     return stage
 
 
-def training_pack(project: Project, recipe: Recipe, data: Stage) -> Pack:
-    return packs.open_pack(packs.build(project.store, data, recipe.encoder))
+def prepared(project: Project, recipe: Recipe, before: Stage | None = None) -> tuple[Stage, Pack, dict[str, str]]:
+    """The dataset and its pack, as the stage `before` was made from them or as they are by now; and what a stage notes of them
+    in `made_from`."""
+    data = made_from(project, before, "dataset") if before else upstream(project, recipe.dataset, "dataset")
+    origin = {"dataset": data.summary["digest"]}
+    described = None
+    if about := recipe.upstream.get("encoder.item_features"):
+        described = made_from(project, before, "item_features") if before else upstream(project, about, "features")
+        origin["item_features"] = described.key
+    return data, packs.open_pack(packs.build(project.store, data, recipe.encoder, described)), origin
 
 
 def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:

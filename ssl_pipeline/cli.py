@@ -36,8 +36,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show Dagster's own log
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="Lower-case letters, digits and underscores.")],
-    data: Annotated[Path, typer.Option(help="A folder, an archive or a table of images.")],
-    pretext: Annotated[str, typer.Option(help="The pretext task: simclr, rotation or inpainting.")] = "simclr",
+    data: Annotated[Path, typer.Option(help="A folder, an archive, a table or a text file, of any modality.")],
+    pretext: Annotated[str | None, typer.Option(help="The pretext task; by default the data's usual one.")] = None,
 ) -> None:
     """Look at data and write a recipe for it."""
     from ssl_pipeline import new as recipes

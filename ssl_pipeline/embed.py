@@ -14,7 +14,7 @@ import torch
 from ssl_pipeline import tracking
 from ssl_pipeline.ingest import readers
 from ssl_pipeline.ingest.images import BadSample, decode, to_square
-from ssl_pipeline.ingest.look import look
+from ssl_pipeline.ingest.sniff import source_of
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 
@@ -29,7 +29,7 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
     """
     if output.suffix != ".parquet":
         raise PipelineError(f"{output}: embeddings are written as Parquet: name a file that ends in .parquet")
-    source = look(path).source
+    source = source_of(path)
     model, info = tracking.load(tracking.Tracker(project.tracking_uri, project.artifacts), model_uri)
     if info["dtype"] != "uint8" or len(info["shape"]) != 3:
         raise PipelineError(

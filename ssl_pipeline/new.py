@@ -1,4 +1,4 @@
-"""`ssl-pipeline new`: from a folder that nobody has described to a recipe that runs."""
+"""`ssl-pipeline new`: from data that nobody has described to a recipe that runs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ssl_pipeline import recipe
+from ssl_pipeline import pretext, recipe
 from ssl_pipeline.ingest.look import Findings, look
 from ssl_pipeline.orchestration.defs_folder import defs_folder
-from ssl_pipeline.orchestration.scaffold import dataset_attributes, document, pretraining_attributes
+from ssl_pipeline.orchestration.scaffold import CLASSIFICATION, dataset_attributes, document, pretraining_attributes
 from ssl_pipeline.part import PipelineError
+from ssl_pipeline.pretext import names_of
 from ssl_pipeline.project import Project
 
+TASKS = {
+    "image": "simclr", "audio": "simclr", "video": "frame_order", "text": "text_crops", "image_text": "clip",
+    "interactions": "next_item", "series": "simclr",
+}  # fmt: skip
+"""The task to begin with."""
 
-def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, Findings]:
-    """Looks at `data` and writes `<defs>/<name>/defs.yaml`: a dataset and a recipe, both called `name`.
+
+def write(project: Project, name: str, data: Path, task: str | None = None) -> tuple[Path, Findings]:
+    """Looks at `data` and writes `<defs>/<name>/defs.yaml`: a dataset and a recipe, both called `name`. Without a pretext `task`
+    the modality's usual one.
 
     Returns the file and what was found. Raises PipelineError; nothing is overwritten.
     """
@@ -28,17 +36,14 @@ def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, 
     source = found.source.model_dump(mode="json", exclude_defaults=True) | {"kind": found.source.kind}
     source = {"kind": source.pop("kind"), **source, "path": portable(Path(source["path"]), project.root)}
     dataset = dataset_attributes(name, source)
-    # a few steps an epoch at least, also where there are few files
-    batch_size = next((size for size in (256, 128, 64, 32) if size * 10 <= found.files), 16)
-    classes = len(found.classes or {})
-    attributes = pretraining_attributes(name, name, pretext, found.image_size, classes, batch_size)
-    if classes > 1:
-        fewest = min((found.classes or {}).values()) * (1 - recipe.Split().validation - recipe.Split().test)
-        attributes["evaluations"][0]["shots"] = [shots for shots in (10, 100) if shots < fewest] + ["all"]
-    if not has_gpu():
-        attributes["encoder"]["stem"] = "half"
-        for evaluation in attributes["evaluations"]:
-            evaluation["supervised_steps"] = 100
+    # a few steps an epoch at least, also where there are few samples
+    batch_size = next((size for size in (256, 128, 64, 32) if size * 10 <= found.samples), 16)
+    modality = found.source.modality
+    task = task or TASKS[modality]
+    encoder = dict(found.encoder)
+    if modality in ("image", "video") and not has_gpu():
+        encoder["stem"] = "half"
+    attributes = pretraining_attributes(name, name, encoder, task, evaluations(found, task), batch_size)
     validate(recipe.Dataset, dataset)
     validate(recipe.Recipe, attributes)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,18 +53,27 @@ def write(project: Project, name: str, data: Path, pretext: str) -> tuple[Path, 
     return file, found
 
 
+def evaluations(found: Findings, task: str) -> list[dict[str, Any]]:
+    """What can be measured of this data, and of this task."""
+    modality = found.source.modality
+    if modality in ("image_text", "interactions"):
+        return [{"kind": "retrieval" if modality == "image_text" else "recommendation"}]
+    if not found.classes or len(found.classes) < 2:
+        return [{"kind": "pretext"}] if task in names_of(known for known in pretext.TASKS if known.keeps_head) else []
+    fewest = min(found.classes.values()) * (1 - recipe.Split().validation - recipe.Split().test)
+    shots = [shots for shots in (10, 100) if shots < fewest] + ["all"]
+    quicker = {} if has_gpu() else {"supervised_steps": 100}
+    return [CLASSIFICATION | {"shots": shots} | quicker]
+
+
 def describe(found: Findings) -> list[str]:
     """What was found, as lines for a person."""
-    height, width = found.size
-    lines = [
-        f"found   {found.files:,} files, {'grey' if found.channels == 1 else 'RGB'}, median {width} x {height} pixels, "
-        f"{found.unreadable:.0%} of a sample unreadable"
-    ]
+    lines = [f"found   {found.samples:,} samples: {found.about}; {found.unusable:.0%} of those looked at are unusable"]
     if found.classes:
         names = list(found.classes)
         lines.append(f"labels  {len(names)} classes: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
     if not has_gpu():
-        lines.append("note    No NVIDIA GPU here: the recipe has a quicker stem and shorter supervised baselines.")
+        lines.append("note    No NVIDIA GPU here: the recipe is made for a short training.")
     return lines + [f"note    {note}" for note in found.notes]
 
 

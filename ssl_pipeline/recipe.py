@@ -151,6 +151,12 @@ class Recipe(Document):
     owners: tuple[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")], ...] = ()
     """`team:name` or e-mail addresses, shown in Dagster."""
 
+    @property
+    def upstream(self) -> dict[str, str]:
+        """The other recipes that this one needs, by the field that names them."""
+        named = {"start_from": self.start_from, "encoder.item_features": getattr(self.encoder, "item_features", None)}
+        return {field: name for field, name in named.items() if name}
+
     @field_validator("pretext")
     @classmethod
     def fits_the_encoder(cls, pretext: PretextTask, info: ValidationInfo) -> PretextTask:

@@ -62,6 +62,9 @@ def test_from_source_to_a_model_that_loads_without_this_package(name, tmp_path, 
     project = Project(tmp_path / "project")
     epochs = {"video": 30, "image_text": 12}.get(RECIPES[name].encoder.kind, 3)
     recipe = shorter(RECIPES[name], epochs=epochs, warmup_epochs=0.5)
+    for other in recipe.upstream.values():
+        first = shorter(RECIPES[other], epochs=3, warmup_epochs=0.5)
+        chain.run_recipe(first, DATASETS[first.dataset], project, to="features", say=lambda line: None)
     done = chain.run_recipe(recipe, DATASETS[recipe.dataset], project, say=lambda line: None)
     for stage, picture in (("pretext_labels", "sheet"), ("pretrained_encoder", "curves"), ("features", "neighbours")):
         assert (done[stage].path / f"{picture}.png").stat().st_size > 1000

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from ssl_pipeline.orchestration import project_definitions
+from ssl_pipeline.orchestration.run import selected
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.recipe import Dataset, Recipe, explain
 
@@ -104,3 +105,24 @@ def test_going_on_from_another_recipe_needs_the_same_encoder_and_an_end():
     circle = [recipe("text", start_from="c"), recipe("text", name="c", start_from="a")]
     with pytest.raises(PipelineError, match="leads back"):
         project_definitions.check([data], circle)
+
+
+def test_items_are_described_by_a_recipe_of_texts_or_pictures():
+    sources = {"texts": {"kind": "text", "path": "films.txt"}, "logs": {"kind": "interactions", "path": "logs.csv"}}
+    data = [Dataset.model_validate({"name": name, "source": source}) for name, source in sources.items()]
+    encoder = {"kind": "interactions", "item_features": "titles"}
+    titles = recipe("text", "simcse", name="titles", dataset="texts")
+    described = recipe("interactions", name="a", dataset="logs", encoder=encoder)
+    project_definitions.check(data, [titles, described])
+    assert described.upstream == {"encoder.item_features": "titles"}
+    specs = project_definitions.definitions(data, [titles, described]).resolve_all_asset_specs()
+    labels = next(spec for spec in specs if spec.key.path == ["a", "pretext_labels"])
+    assert ["titles", "features"] in [dep.asset_key.path for dep in labels.deps]
+    stages = ("pretext_labels", "pretrained_encoder", "features")
+    keys = selected([described], [titles, described], "pretext_labels")
+    assert keys[:4] == [["texts", "dataset"], *(["titles", stage] for stage in stages)]
+    with pytest.raises(PipelineError, match="item_features: there is no other recipe 'titles'"):
+        project_definitions.check(data, [described])
+    users = recipe("interactions", name="titles", dataset="logs")
+    with pytest.raises(PipelineError, match="embeds users, not items"):
+        project_definitions.check(data, [users, described])

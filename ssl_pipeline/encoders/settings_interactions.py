@@ -12,7 +12,7 @@ from ssl_pipeline.encoders.settings import EncoderPart
 class InteractionsEncoder(EncoderPart):
     """A small transformer over the sequence of a user's items."""
 
-    packed = frozenset({"length", "causal", "item_features"})
+    packed = frozenset({"length", "causal"})
     kind: Literal["interactions"] = "interactions"
 
     causal: bool = True
@@ -25,9 +25,9 @@ class InteractionsEncoder(EncoderPart):
     """One, where data is as small as MovieLens-100k: a second one predicted its validation items no better."""
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    item_features: Annotated[str, Field(min_length=1)] | None = None
-    """A Parquet file with columns `item` (identifier) and `embedding` (list of numbers), such as another recipe's encoder made of
-    the items' pictures or texts: a learned projection of it is added to an item's embedding."""
+    item_features: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] | None = None
+    """Another recipe, whose encoder was made of the items' texts or pictures: a learned projection of its features is added to an
+    item's embedding. `group` of that recipe's dataset is the item's identifier."""
 
     @model_validator(mode="after")
     def heads_share_the_width(self) -> Self:

@@ -49,12 +49,13 @@ def in_chunks(forward: Forward, encoder: Encoder, arrays: Arrays) -> Iterator[np
 
 
 def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain, kind: str = "image") -> dict[str, Any]:
-    """Writes `features.parquet`: sample_id, split, label, embedding (fixed-size list of float32). Returns the summary."""
+    """Writes `features.parquet`: sample_id, split, label, group, embedding (fixed-size list of float32). Returns the summary."""
     schema = pa.schema(
         [
             ("sample_id", pa.string()),
             ("split", pa.string()),
             ("label", pa.string()),
+            ("group", pa.string()),
             ("embedding", pa.list_(pa.float32(), encoder.dim)),
         ]
     )
@@ -75,6 +76,7 @@ def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain, kind: 
                     pa.array(rows["sample_id"], pa.string()),
                     pa.array([split] * len(rows)),
                     pa.array(rows["label"], pa.string(), from_pandas=True),
+                    pa.array(rows["group"], pa.string(), from_pandas=True),
                     pa.FixedSizeListArray.from_arrays(pa.array(embedding.ravel()), encoder.dim),
                 ]
                 if writing:

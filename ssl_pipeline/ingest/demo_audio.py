@@ -68,7 +68,7 @@ def items() -> Iterator[Item]:
         yield Item(f"notes/{family}/{program:03d}/{key:03d}.wav", load, label=family, group=name)
 
 
-def version() -> str:
+def version(name: str) -> str:
     _file()
     return importlib.metadata.version(PACKAGE)
 

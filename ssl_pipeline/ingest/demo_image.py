@@ -24,7 +24,7 @@ def read(name: str) -> Reading:
     return Reading(_digits(_table()), total=5000)
 
 
-def version() -> str:
+def version(name: str) -> str:
     _table()
     return importlib.metadata.version(PACKAGE)
 

@@ -44,7 +44,7 @@ def read(name: str = "emoji") -> Reading:
     return Reading(_items(font, chosen), total=len(chosen))
 
 
-def version() -> str:
+def version(name: str) -> str:
     for package in FILES:
         _file(package)
     return " ".join(f"{package} {importlib.metadata.version(package)}" for package in FILES)

@@ -39,7 +39,7 @@ def read(name: str) -> Reading:
     return Reading(_watch(found), frozenset(SPLITS), sum(len(_starts(recording)) for recording in found))
 
 
-def version() -> str:
+def version(name: str) -> str:
     """Of the packages that are installed."""
     present = [package for package in PACKAGES.values() if importlib.util.find_spec(package)]
     return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in present)

@@ -1,4 +1,4 @@
-"""Real texts that travel inside the package gensim, read without importing it.
+"""Real texts that travel inside the package gensim, read without importing it; movielens_titles come with the films' ratings.
 
     lee_news          300 stories of an Australian broadcaster, 2001 and 2002 (Lee, Pincombe, Welsh 2005), seven of them
                       twice; 60,000 words; no labels
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ssl_pipeline.ingest import demo_interactions
 from ssl_pipeline.ingest.item import Item, Reading
 from ssl_pipeline.part import PipelineError
 
@@ -35,6 +36,8 @@ MAX_BYTES = 1 << 24
 
 def read(name: str) -> Reading:
     """Raises PipelineError where the package is missing."""
+    if name == "movielens_titles":
+        return demo_interactions.movielens_titles()
     return Reading(items(name), total=COUNTS[name])
 
 
@@ -48,8 +51,10 @@ def items(name: str) -> Iterator[Item]:
             yield Item(f"{name}/{number:03d}.txt", partial(str.encode, line.rstrip("\n")))
 
 
-def version() -> str:
-    located(FILES["lee_news"])
+def version(name: str) -> str:
+    if name == "movielens_titles":
+        return demo_interactions.version(name)
+    located(FILES[name])
     return importlib.metadata.version(PACKAGE)
 
 

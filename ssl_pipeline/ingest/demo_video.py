@@ -75,7 +75,7 @@ def read(name: str = "sample_videos") -> Reading:
     return Reading(_items(folder), frozenset(SPLITS), sum(1 for _ in _items(folder)))
 
 
-def version() -> str:
+def version(name: str) -> str:
     _folder()
     return importlib.metadata.version(DISTRIBUTION)
 

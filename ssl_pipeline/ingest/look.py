@@ -3,82 +3,96 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ssl_pipeline.ingest import readers, table
+from ssl_pipeline.ingest import interactions, readers, series_rows
 from ssl_pipeline.ingest.dataset import printable
-from ssl_pipeline.ingest.images import decode
 from ssl_pipeline.ingest.item import BadSample
+from ssl_pipeline.ingest.media import MEDIA
 from ssl_pipeline.ingest.medium import median
-from ssl_pipeline.ingest.sources import Archive, Folder, Source, Table
+from ssl_pipeline.ingest.sniff import source_of
+from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_series import SeriesTable
+from ssl_pipeline.ingest.sources import Source
 from ssl_pipeline.part import PipelineError
 
 SAMPLE = 500
+VIDEOS = 20
+"""Of which all frames are decoded."""
 SIZES = (224, 128, 96, 64, 32)
+LENGTHS = (32, 64, 128, 256)
+"""Of documents, in tokens."""
+WINDOW = 128
+"""Steps of a series that are seen at once."""
 
-IMAGE_COLUMNS = ("image", "image_path", "img", "path", "file", "filename", "file_name", "filepath", "picture", "photo")
-LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "y")
-GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "speaker", "site", "user_id")
+Tallies = dict[str, Counter[int]]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a sample of the files shows. `size` is the median [height, width] in pixels."""
+    """What a sample of the data shows."""
 
     source: Source
-    files: int
+    samples: int
     classes: dict[str, int] | None
     splits: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
-    unreadable: float
-    """Fraction of the sampled files."""
-    image_size: int
-    """The side that suits an encoder: no larger than the median shorter side, at least 16."""
+    about: str
+    """The data in a few words."""
+    encoder: dict[str, Any]
+    """What a recipe would say of an encoder for it."""
+    unusable: float = 0.0
+    """Fraction of those that were looked at."""
     notes: list[str] = field(default_factory=list)
 
 
 def look(path: Path) -> Findings:
-    """Decodes up to 500 files, drawn at random, of a folder, an archive or a table.
+    """Reads some samples, drawn at random, of a folder, an archive, a table or a text file; a log of interactions as a whole.
 
     Raises PipelineError where there is nothing at `path`, or nothing usable.
     """
-    path = path.expanduser()
-    source = _source(path)
-    files, classes = 0, Counter[str]()
+    source = source_of(path.expanduser())
+    if isinstance(source, InteractionsSource):
+        return of_interactions(source)
+    source = windowed(source) if isinstance(source, SeriesTable) else source
+    samples, classes = 0, Counter[str]()
     reading = readers.read(source, Path())
     for item in reading.items:
-        files += 1
+        samples += 1
         classes.update([item.label] if item.label is not None else [])
-    reasons, heights, widths, channels, sampled = Counter[str](), Counter[int](), Counter[int](), 1, 0
-    chosen = set(random.Random(0).sample(range(files), min(files, SAMPLE)))
+    looked_at = min(samples, VIDEOS if source.modality == "video" else SAMPLE)
+    chosen = set(random.Random(0).sample(range(samples), looked_at))
+    medium, reasons, tallies = MEDIA[source.modality], Counter[str](), Tallies()
     tried, usable = set[str](), set[str]()
     for number, item in enumerate(readers.read(source, Path()).items):
         if number not in chosen:
             continue
-        sampled += 1
         tried.add(item.label or "")
         try:
-            image = decode(item.load())
+            sample = medium.read(item.load(), item.extra)
         except BadSample as reason:
             reasons[str(reason).partition(":")[0]] += 1
             continue
         usable.add(item.label or "")
-        heights[image.height] += 1
-        widths[image.width] += 1
-        channels = max(channels, len(image.getbands()))
-    if not heights:
-        what = f"none of {sampled} sampled files is a usable image" if files else "holds no files"
-        raise PipelineError(f"{path}: {what}: name a folder, an archive or a table of images")
-    size = median(heights), median(widths)
+        for name, value in sample.counted.items():
+            tallies.setdefault(name, Counter())[value] += 1
+    if not tallies:
+        said = f" ({', '.join(reasons)})" if reasons else ""
+        what = (
+            f"none of {looked_at} sampled files is usable as {source.modality}{said}" if samples else "holds no files"
+        )
+        raise PipelineError(f"{path}: {what}: name a folder, an archive, a table or a text file")
     # folders of annotations are no classes
     counts = {printable(name) or "": classes[name] for name in sorted(classes) if name in usable or name not in tried}
-    splits = tuple(sorted(reading.splits))
-    suits = image_size(min(size))
-    findings = Findings(source, files, counts or None, splits, channels, size, reasons.total() / sampled, suits)
-    findings.notes.extend(_notes(findings, sampled, reasons))
+    about, encoder, notes = SUITS[source.modality](tallies)
+    findings = Findings(
+        source, samples, counts or None, tuple(sorted(reading.splits)), about, encoder, reasons.total() / looked_at
+    )
+    findings.notes.extend([*notes_on(findings, looked_at, reasons), *notes, *reading.notes])
     return findings
 
 
@@ -89,47 +103,120 @@ def image_size(shorter_side: int) -> int:
     return max(16, usual)
 
 
-def _source(path: Path) -> Source:
-    if path.is_dir():
-        return Folder(path=str(path))
-    if not path.exists():
-        raise PipelineError(f"{path}: there is nothing: name a folder, an archive or a table of images")
-    if not (path.suffix.lower() in (".csv", ".parquet") or table.is_parquet(path)):
-        return Archive(path=str(path))
-    known = {name.lower(): name for name in table.columns(path)}
-    image, label, group = (
-        next((known[name] for name in names if name in known), None)
-        for names in (IMAGE_COLUMNS, LABEL_COLUMNS, GROUP_COLUMNS)
+Suits = tuple[str, dict[str, Any], list[str]]
+"""What samples are in words, the encoder that suits them, and notes."""
+
+
+def image(tallies: Tallies) -> Suits:
+    height, width = median(tallies["height"]), median(tallies["width"])
+    short, side = min(height, width), image_size(min(height, width))
+    notes = []
+    if max(height, width) > 2 * short:
+        notes.append("Images are far from square; the encoder sees their centre square.")
+    if short < 16:
+        notes.append(f"Images are {short} pixels on their shorter side; they will be enlarged to {side}.")
+    colours = "RGB" if max(tallies["channels"]) > 1 else "grey"
+    return f"{colours}, median {width} x {height} pixels", {"backbone": "resnet18", "image_size": side}, notes
+
+
+def audio(tallies: Tallies) -> Suits:
+    rate, seconds = median(tallies["rate"]), median(tallies["milliseconds"]) / 1000
+    heard = round(min(max(round(seconds / 0.32) * 0.32, 0.64), 3.84), 2)  # 32 frames a step
+    notes = (
+        []
+        if seconds <= 2 * heard
+        else [f"Recordings last {seconds:.1f} s; the encoder hears {heard} s in their middle."]
     )
-    if image is None:
-        raise PipelineError(
-            f"{path}: no column looks like images (columns: {', '.join(known.values()) or 'none'}): name one 'image'"
-        )
-    return Table(path=str(path), file=image, label=label, group=group, split=known.get("split"))
+    encoder = {"kind": "audio", "backbone": "resnet18", "sample_rate": min(rate, 16_000), "seconds": heard}
+    return f"sound, median {seconds:.2f} s at {rate:,} Hz", encoder, notes
 
 
-def _notes(found: Findings, sampled: int, reasons: Counter[str]) -> list[str]:
+def video(tallies: Tallies) -> Suits:
+    seconds = median(tallies["milliseconds"]) / 1000
+    about, pictures, notes = image(tallies)
+    every = min(0.1, max(0.02, round(seconds / 10, 2)))
+    encoder = {"kind": "video", **pictures, "image_size": min(64, pictures["image_size"]), "every_seconds": every}
+    return f"video, {about}, median {seconds:.1f} s", encoder, notes
+
+
+def text(tallies: Tallies) -> Suits:
+    characters = median(tallies["characters"])
+    total = sum(length * count for length, count in tallies["characters"].items())
+    length = next((n for n in LENGTHS if n >= characters / 4), LENGTHS[-1])
+    notes = [] if characters / 4 <= length else [f"Documents are long; the encoder reads their first {length} tokens."]
+    vocabulary = min(8000, max(1000, total // 100 // 1000 * 1000))
+    encoder = {"kind": "text", "layers": 2, "width": 256, "heads": 4, "length": length, "vocabulary": vocabulary}
+    return f"texts, median {characters:,} characters", encoder, notes
+
+
+def image_text(tallies: Tallies) -> Suits:
+    about, pictures, notes = image(tallies)
+    captions = sum(number * count for number, count in tallies["captions"].items()) / tallies["captions"].total()
+    towers = {"image": pictures, "text": {"layers": 2, "width": 128, "heads": 2, "vocabulary": 2000}}
+    return f"captioned images, {about}, {captions:.1f} captions each", {"kind": "image_text", **towers}, notes
+
+
+def series(tallies: Tallies) -> Suits:
+    steps, channels = median(tallies["steps"]), median(tallies["channels"])
+    length = WINDOW if steps >= WINDOW else max(8, steps // 8 * 8)
+    patch = 8 if length >= 64 else max(1, length // 8)
+    encoder = {"kind": "series", "length": length, "patch": patch}
+    if steps != length:
+        encoder["fit"] = "stretch"
+    return f"windows of {steps} steps of {channels} channels", encoder, []
+
+
+SUITS: dict[str, Callable[[Tallies], Suits]] = {
+    "image": image, "audio": audio, "video": video, "text": text, "image_text": image_text, "series": series
+}  # fmt: skip
+
+
+def windowed(source: SeriesTable) -> SeriesTable:
+    """With a window where the table is one recording, of which each split holds some, or where recordings are longer than an
+    encoder sees at once."""
+    rows = series_rows.load(source, Path(source.path))
+    recordings = rows.series.codes if rows.series else [0] * len(rows)
+    longest = median(Counter(Counter(map(int, recordings)).values()))
+    if rows.series is not None:
+        return source if longest < 2 * WINDOW else source.model_copy(update={"window": WINDOW})
+    return source.model_copy(update={"window": min(WINDOW, max(8, 1 << (longest // 20).bit_length() - 1))})
+
+
+def of_interactions(source: InteractionsSource) -> Findings:
+    """A log is read whole: who is left after the filter depends on all of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        summary = interactions.write(source, Path(folder) / "tree", Path(), "new", max_quarantined=1.0)
+    users, items = summary["samples"], summary["items"]
+    about = f"interactions of {users:,} users with {items:,} items, each with {source.k_core} at least"
+    encoder = {"kind": "interactions", "width": 128, "layers": 1, "heads": 2, "length": 50}
+    found = Findings(source, users, None, (), about, encoder, summary["quarantined_fraction"])
+    if summary["reasons"]:
+        found.notes.append(f"Some rows would be quarantined: {first_of(summary['reasons'].items())}.")
+    return found
+
+
+def first_of(reasons: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in list(reasons)[:3])
+
+
+def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str]:
     notes = []
     if reasons:
-        worst = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
-        notes.append(f"{reasons.total()} of {sampled} sampled files are unusable and would be quarantined: {worst}.")
+        worst = first_of(reasons.most_common(3))
+        notes.append(f"{reasons.total()} of {looked_at} sampled files are unusable and would be quarantined: {worst}.")
+    modality = found.source.modality
     if not found.classes:
-        notes.append("No labels: pretraining needs none, but classification has nothing to be measured on.")
+        if modality not in ("image_text", "video"):  # these are measured without labels too
+            notes.append("No labels: pretraining needs none, but classification has nothing to be measured on.")
     elif len(found.classes) == 1:
         notes.append("One class only: classification needs at least two.")
     elif min(found.classes.values()) < 10:
         few = min(found.classes, key=lambda name: found.classes[name] if found.classes else 0)
-        notes.append(f"Class {few!r} has only {found.classes[few]} files: its numbers will be rough.")
+        notes.append(f"Class {few!r} has only {found.classes[few]} samples: its numbers will be rough.")
     elif max(found.classes.values()) > 10 * min(found.classes.values()):
-        notes.append("The largest class has more than ten times the files of the smallest.")
+        notes.append("The largest class has more than ten times the samples of the smallest.")
     if found.splits:
         notes.append(f"The source names its own splits: {', '.join(found.splits)}.")
-    if found.files < 1000:
-        notes.append(f"{found.files} files are few: expect little from pretraining on them alone.")
-    if max(found.size) > 2 * min(found.size):
-        notes.append("Images are far from square; the encoder sees their centre square.")
-    if min(found.size) < 16:
-        notes.append(
-            f"Images are {min(found.size)} pixels on their shorter side; they will be enlarged to {found.image_size}."
-        )
+    if found.samples < 1000:
+        notes.append(f"{found.samples} samples are few: expect little from pretraining on them alone.")
     return notes

@@ -76,7 +76,7 @@ def located(path: str, root: Path) -> Path:
 
 def _traces(source: Source, root: Path) -> Iterator[str]:
     if isinstance(source, Demo):
-        version = import_module(f"ssl_pipeline.ingest.demo_{source.modality}").version()
+        version = import_module(f"ssl_pipeline.ingest.demo_{source.modality}").version(source.name)
         yield f"{source.name} {version}"
         return
     path = located(source.path, root)

@@ -91,8 +91,8 @@ class Table(Part):
 
 DEMOS = {
     "mnist_5k": "image", "instruments": "audio", "sample_videos": "video", "lee_news": "text", "wikipedia_stems": "text",
-    "newsgroups": "text", "emoji": "image_text", "movielens_100k": "interactions", "smartwatch": "series",
-    "japanese_vowels": "series",
+    "newsgroups": "text", "movielens_titles": "text", "emoji": "image_text", "movielens_100k": "interactions",
+    "smartwatch": "series", "japanese_vowels": "series",
 }  # fmt: skip
 """The demo data there is, with its modality; read by `demo_MODALITY.py`."""
 

@@ -69,7 +69,10 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
             tags={"ssl_pipeline/task": config.pretext.task, "ssl_pipeline/dataset": config.dataset},
         )
 
-    @stage("pretext_labels", [config.dataset, "dataset"], kinds={"parquet"})
+    about = config.upstream.get("encoder.item_features")
+    described = [[about, "features"]] if about else []
+
+    @stage("pretext_labels", [config.dataset, "dataset"], *described, kinds={"parquet"})
     def pretext_labels(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The question that the encoder will be asked, made from the data alone (no human labels): a sheet that shows
         it, the labels as a table with their balance, and the data packed for training."""

@@ -54,30 +54,32 @@ def check(datasets: list[recipe.Dataset], recipes: list[recipe.Recipe]) -> None:
         if one.dataset not in known:
             hint = did_you_mean(one.dataset, known) or f"; there are {', '.join(known) or 'none: add a Dataset'}"
             raise PipelineError(f"recipe {one.name!r}: there is no dataset {one.dataset!r}{hint}")
-        refuse_wrong_start(one, recipes)
+        refuse_wrong_upstream(one, recipes)
         refuse_mixed_up(one, next(dataset for dataset in datasets if dataset.name == one.dataset))
 
 
-def refuse_wrong_start(one: recipe.Recipe, recipes: list[recipe.Recipe]) -> None:
-    """Raises PipelineError where the recipe to go on from does not exist or has another encoder."""
-    if one.start_from is None:
-        return
+def refuse_wrong_upstream(one: recipe.Recipe, recipes: list[recipe.Recipe]) -> None:
+    """Raises PipelineError where a recipe that this one needs does not exist, needs this one, or does not fit."""
     others = {other.name: other for other in recipes if other.name != one.name}
-    if one.start_from not in others:
-        hint = did_you_mean(one.start_from, others) or f"; there are {', '.join(others) or 'none'}"
-        raise PipelineError(f"recipe {one.name!r}: start_from: there is no other recipe {one.start_from!r}{hint}")
-    seen = {one.name}
-    next_one: str | None = one.start_from
-    while next_one:
-        if next_one in seen:
-            raise PipelineError(
-                f"recipe {one.name!r}: start_from leads back to {next_one!r}: leave it out of one of them"
-            )
-        seen.add(next_one)
-        next_one = others[next_one].start_from if next_one in others else None
-    if (theirs := others[one.start_from].encoder) != one.encoder:
+    for field, name in one.upstream.items():
+        if name not in others:
+            hint = did_you_mean(name, others) or f"; there are {', '.join(others) or 'none'}"
+            raise PipelineError(f"recipe {one.name!r}: {field}: there is no other recipe {name!r}{hint}")
+        waiting, seen = [name], set[str]()
+        while waiting:
+            seen.add(then := waiting.pop())
+            following = others[then].upstream.values() if then in others else ()
+            if one.name in following:
+                raise PipelineError(f"recipe {one.name!r}: {field} leads back to it: leave it out in {then!r}, or here")
+            waiting += set(following) - seen
+    if one.start_from and (theirs := others[one.start_from].encoder) != one.encoder:
         raise PipelineError(
             f"recipe {one.name!r}: start_from: {one.start_from!r} has another encoder ({theirs!r}): make them the same"
+        )
+    about = one.upstream.get("encoder.item_features")
+    if about and others[about].encoder.kind == one.encoder.kind:
+        raise PipelineError(
+            f"recipe {one.name!r}: encoder.item_features: {about!r} embeds users, not items: name a recipe of texts or pictures"
         )
 
 

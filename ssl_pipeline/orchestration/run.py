@@ -67,12 +67,19 @@ def run(
 def selected(chosen: list[recipe.Recipe], recipes: list[recipe.Recipe], to: str) -> list[list[str]]:
     """The assets of these recipes with their datasets, and a leaderboard where several of one dataset are compared."""
     by_name = {r.name: r for r in recipes}
-    keys = [[r.dataset, "dataset"] for r in chosen]
-    for one in chosen if "pretrained_encoder" in chain.STAGES[: chain.STAGES.index(to) + 1] else []:
-        while one.start_from:  # what it goes on from, and what that goes on from
-            one = by_name[one.start_from]
-            keys += [[one.dataset, "dataset"], [one.name, "pretext_labels"], [one.name, "pretrained_encoder"]]
-    keys += [[r.name, stage] for r in chosen for stage in chain.stages_of(r, to)]
+    keys: list[list[str]] = []
+
+    def add(one: recipe.Recipe, to: str) -> None:
+        """Its assets up to `to`, after those of other recipes that they read."""
+        stages = chain.stages_of(one, to)
+        if one.start_from and "pretrained_encoder" in stages:
+            add(by_name[one.start_from], "pretrained_encoder")
+        if (about := one.upstream.get("encoder.item_features")) and stages:
+            add(by_name[about], "features")
+        keys.extend([[one.dataset, "dataset"], *([one.name, stage] for stage in stages)])
+
+    for one in chosen:
+        add(one, to)
     evaluated = [r.dataset for r in chosen if set(chain.stages_of(r, to)) & {part.kind for part in r.evaluations}]
     if evaluated:
         keys += [[name, "leaderboard"] for name in sorted(set(evaluated)) if evaluated.count(name) > 1]

@@ -9,6 +9,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
+CLASSIFICATION = {"kind": "classification", "shots": [10, 100, "all"]}
+
 
 class DatasetScaffolder(dg.Scaffolder):
     """`dg scaffold defs ssl_pipeline.Dataset cats`"""
@@ -25,7 +27,8 @@ class PretrainingScaffolder(dg.Scaffolder):
         name = name_of(request)
         defs = next((p for p in request.target_path.parents if p.name == "defs"), request.target_path.parent)
         dataset = first_dataset(defs) or name.rpartition("_")[0] or name
-        dg.scaffold_component(request, pretraining_attributes(name, dataset, "simclr", 64, classes=2))
+        encoder = {"backbone": "resnet18", "image_size": 64}
+        dg.scaffold_component(request, pretraining_attributes(name, dataset, encoder, "simclr", [CLASSIFICATION]))
 
 
 def dataset_attributes(name: str, source: dict[str, Any]) -> dict[str, Any]:
@@ -33,20 +36,22 @@ def dataset_attributes(name: str, source: dict[str, Any]) -> dict[str, Any]:
 
 
 def pretraining_attributes(
-    name: str, dataset: str, pretext: str, image_size: int, classes: int, batch_size: int = 256
+    name: str,
+    dataset: str,
+    encoder: dict[str, Any],
+    pretext: str,
+    evaluations: list[dict[str, Any]],
+    batch_size: int = 256,
 ) -> dict[str, Any]:
-    """A recipe with the fields that people change first; evaluated only where there are classes to tell apart."""
-    labelled: dict[str, Any] = {
-        "evaluations": [{"kind": "classification", "shots": [10, 100, "all"]}],
-        "promote": {"metric": "classification/linear/accuracy/all", "minimum": 0.0},
-    }
+    """A recipe with the fields that people change first."""
     return {
         "name": name,
         "dataset": dataset,
-        "encoder": {"backbone": "resnet18", "image_size": image_size},
+        "encoder": encoder,
         "pretext": {"task": pretext},
         "pretrain": {"epochs": 20, "batch_size": batch_size, "seed": 0},
-        **(labelled if classes > 1 else {"evaluations": [], "promote": None}),
+        "evaluations": evaluations,
+        "promote": {"minimum": 0.0} if evaluations else None,
     }
 
 

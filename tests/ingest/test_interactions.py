@@ -233,4 +233,4 @@ def test_movielens_is_what_the_literature_counts(tmp_path):
     assert (
         titles.loc["50", "title"] == "Star Wars" and titles.loc["50", "text"] == "Action Adventure Romance Sci-Fi War"
     )
-    assert demo_interactions.version() == "1.2.1"
+    assert demo_interactions.version("movielens_100k") == "1.2.1"

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import io
 import zipfile
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
+from ssl_pipeline.ingest.images import Images
 from ssl_pipeline.ingest.look import image_size, look
+from ssl_pipeline.ingest.source_image_text import CaptionTable
+from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_series import SeriesTable
+from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Table
 from ssl_pipeline.part import PipelineError
 
@@ -14,13 +22,14 @@ def test_a_folder_of_classes(photos):
     (photos / "notes.txt").write_text("x")
     found = look(photos)
     assert found.source == Folder(path=str(photos))
-    assert found.files == 41 and found.classes == {"cat": 20, "dog": 20} and found.channels == 3
-    assert found.size == (10, 12) and found.image_size == 16 and found.unreadable == pytest.approx(1 / 41)
+    assert found.samples == 41 and found.classes == {"cat": 20, "dog": 20}
+    assert found.about == "RGB, median 12 x 10 pixels" and found.encoder["image_size"] == 16
+    assert found.unusable == pytest.approx(1 / 41)
     assert any(
         n == "1 of 41 sampled files are unusable and would be quarantined: not an image (1)." for n in found.notes
     )
     assert any("enlarged to 16" in note for note in found.notes) and any(
-        "41 files are few" in note for note in found.notes
+        "41 samples are few" in note for note in found.notes
     )
 
 
@@ -40,16 +49,16 @@ def test_a_table_and_its_columns(tmp_path, png):
     found = look(tmp_path / "t.parquet")
     path = str(tmp_path / "t.parquet")
     assert found.source == Table(path=path, file="Image", label="label", group="patient", split="split")
-    assert found.files == 4 and found.classes == {"a": 2, "b": 2} and found.splits == ("train",)
+    assert found.samples == 4 and found.classes == {"a": 2, "b": 2} and found.splits == ("train",)
 
 
 def test_only_a_spread_sample_is_decoded(photos, monkeypatch):
     import ssl_pipeline.ingest.look as module
 
     decoded = []
-    real = module.decode
+    real = Images.read
     monkeypatch.setattr(module, "SAMPLE", 10)
-    monkeypatch.setattr(module, "decode", lambda data: decoded.append(data) or real(data))
+    monkeypatch.setattr(Images, "read", lambda self, data, extra: decoded.append(data) or real(self, data, extra))
     assert look(photos).classes == {"cat": 20, "dog": 20} and len(decoded) == 10
 
 
@@ -67,13 +76,82 @@ def test_the_size_suggested_is_usual_and_not_above_the_images(side, size):
 def test_nothing_there_or_nothing_usable(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/a.xyz").write_text("x")
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts/a.txt").write_text("x")
+    (tmp_path / "texts/a.txt").write_text(" ")
     for name, message in [
         ("gone", "there is nothing"),
-        ("t.csv", "no column looks like images"),
+        ("t.csv", r"its columns \(a, b\) do not tell what it holds"),
         ("empty", "holds no files"),
-        ("texts", "none of 1 sampled"),
+        ("others", "none of 1 sampled files is usable as image"),
+        ("texts", "none of 1 sampled files is usable as text"),
     ]:
         with pytest.raises(PipelineError, match=message):
             look(tmp_path / name)
+
+
+def sound(seconds: float, rate: int = 8000) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.sin(np.arange(int(seconds * rate)) / 9), rate, format="WAV")
+    return file.getvalue()
+
+
+def test_sounds_texts_and_captioned_images_in_folders(tmp_path, png):
+    for name in ("sounds", "texts", "pairs"):
+        (tmp_path / name).mkdir()
+    for n in range(3):
+        (tmp_path / f"sounds/{n}.wav").write_bytes(sound(0.7 + n / 9))
+        (tmp_path / f"texts/{n}.txt").write_text(f"{n} green bottles hanging on the wall " * 20)
+        (tmp_path / f"pairs/{n}.png").write_bytes(png(n))
+    found = look(tmp_path / "sounds")
+    assert found.source == Folder(kind="audio_folder", path=str(tmp_path / "sounds"))
+    assert found.about == "sound, median 0.81 s at 8,000 Hz"
+    assert found.encoder == {"kind": "audio", "backbone": "resnet18", "sample_rate": 8000, "seconds": 0.96}
+    found = look(tmp_path / "texts")
+    assert found.source == Text(path=str(tmp_path / "texts")) and found.encoder["length"] == 256
+    assert look(tmp_path / "pairs").source == Folder(path=str(tmp_path / "pairs"))
+    rows = "".join(f"{n}.png,a thing\n{n}.png,number {n}\n" for n in range(3))
+    (tmp_path / "pairs/list.csv").write_text("image,caption\n" + rows)
+    found = look(tmp_path / "pairs")
+    assert found.source == CaptionTable(path=str(tmp_path / "pairs"), captions="list.csv") and found.samples == 3
+    assert "2.0 captions each" in found.about and found.encoder["image"]["image_size"] == 16
+    with zipfile.ZipFile(tmp_path / "pairs.zip", "w") as archive:
+        for file in sorted((tmp_path / "pairs").iterdir()):
+            archive.write(file, f"pairs/{file.name}")
+    assert look(tmp_path / "pairs.zip").source == CaptionTable(path=str(tmp_path / "pairs.zip"))
+    with zipfile.ZipFile(tmp_path / "sounds.zip", "w") as archive:
+        for file in (tmp_path / "sounds").iterdir():
+            archive.write(file, f"sounds/{file.name}")
+    assert look(tmp_path / "sounds.zip").source == Archive(path=str(tmp_path / "sounds.zip"), modality="audio")
+
+
+def test_tables_tell_by_their_columns_what_they_hold(tmp_path):
+    random = np.random.default_rng(0)
+    tables = {
+        "log.csv": {
+            "userId": np.repeat(np.arange(8), 6),
+            "movieId": np.tile(np.arange(6), 8),
+            "timestamp": np.arange(48),
+        },
+        "mails.csv": {"subject": list("aabbcc"), "body": [f"mail {n}" for n in range(6)], "label": list("xyxyxy")},
+        "vitals.csv": {"time": np.arange(600), "pulse": random.normal(size=600), "pressure": random.normal(size=600)},
+        "runs.csv": {"recording": np.repeat(["a", "b", "c"], 40), "x": random.normal(size=120), "label": ["q"] * 120},
+    }
+    for name, columns in tables.items():
+        pd.DataFrame(columns).to_csv(tmp_path / name, index=False)
+    (tmp_path / "lines.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    paths = {name: str(tmp_path / name) for name in (*tables, "lines.jsonl")}
+    found = look(tmp_path / "log.csv")
+    assert found.source == InteractionsSource(path=paths["log.csv"], user="userId", item="movieId")
+    assert found.samples == 8 and found.about.startswith("interactions of 8 users with 6 items")
+    found = look(tmp_path / "mails.csv")
+    assert found.source == Text(path=paths["mails.csv"], text="body", label="label", group="subject")
+    assert found.classes == {"x": 3, "y": 3}
+    found = look(tmp_path / "vitals.csv")
+    assert found.source == SeriesTable(path=paths["vitals.csv"], time="time", window=16)
+    assert found.samples == 36 and found.encoder == {"kind": "series", "length": 16, "patch": 2}
+    found = look(tmp_path / "runs.csv")
+    assert found.source == SeriesTable(path=paths["runs.csv"], series="recording", label="label")
+    assert found.samples == 3 and found.encoder["length"] == 40
+    assert look(tmp_path / "lines.jsonl").source == Text(path=paths["lines.jsonl"])

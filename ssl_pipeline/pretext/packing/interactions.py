@@ -38,8 +38,7 @@ MOST_NAMES = 5000
 
 
 def write(tree: Path, folder: Path, settings: InteractionsEncoder) -> dict[str, Any]:
-    """Fills `folder`; returns the number of `items`, their `names` where there are few, and `item_features`. Raises
-    PipelineError where features are asked for and missing."""
+    """Fills `folder`; returns the number of `items`, and their `names` where there are few."""
     known = [name for name in ("item", "title") if name in pq.read_schema(tree / "items.parquet").names]
     catalogue = pq.read_table(tree / "items.parquet", columns=known)
     items = catalogue["item"]
@@ -61,8 +60,6 @@ def write(tree: Path, folder: Path, settings: InteractionsEncoder) -> dict[str, 
     facts: dict[str, Any] = {"items": len(items)}
     if len(items) <= MOST_NAMES:
         facts["names"] = pc.coalesce(catalogue[known[-1]], items).to_pylist()
-    if settings.item_features:
-        facts["item_features"] = item_features(Path(settings.item_features).expanduser(), items.to_pylist(), folder)
     return facts
 
 
@@ -110,27 +107,25 @@ def cut(path: Path, item: np.ndarray, start: np.ndarray, stop: np.ndarray, width
     return rows
 
 
-def item_features(path: Path, items: list[str], folder: Path) -> dict[str, Any]:
-    """Writes `item_features.npy` `[N + 2, dim]`, standardised over items; 0 for the padding, the mask and items without."""
-    try:
-        table = pq.read_table(path, columns=["item", "embedding"])
-    except (OSError, pa.ArrowException) as error:
+def item_features(features: Path, folder: Path) -> dict[str, Any]:
+    """features of the items' texts or pictures -> `item_features.npy` `[N + 2, dim]`, standardised over items; 0 for the padding,
+    the mask and items without. Of several samples of one item (its `group`) the mean counts.
+
+    Raises PipelineError where no sample is of an item of this pack.
+    """
+    table = pq.read_table(features / "features.parquet", columns=["group", "embedding"])
+    items = pq.read_table(folder / "vocabulary.parquet", columns=["item"])["item"]
+    place = pc.fill_null(pc.index_in(table["group"], items), -1).to_numpy() + 1
+    known = place > 0
+    if not known.any():
         raise PipelineError(
-            f"encoder.item_features {path}: cannot be read ({' '.join(str(error).split())[:200]}): give a Parquet file with "
-            "columns item and embedding"
-        ) from error
-    place = pc.index_in(table["item"].cast(pa.string()), pa.array(items)).to_numpy(zero_copy_only=False)
-    known = ~np.isnan(place.astype(np.float64))
-    try:
-        values = np.array(table["embedding"].to_pylist(), np.float32)[known]
-    except (ValueError, TypeError) as error:
-        raise PipelineError(f"encoder.item_features {path}: embeddings differ in length: make them again") from error
-    if not len(values) or values.ndim != 2 or not np.isfinite(values).all():
-        raise PipelineError(
-            f"encoder.item_features {path}: no finite embeddings of this dataset's items: name another file"
+            f"encoder.item_features: no sample's group is one of the {len(items)} items: let `group` of the features' dataset name "
+            "the column with the items' identifiers"
         )
-    deviation = values.std(0)
-    out = np.zeros((len(items) + 2, values.shape[1]), np.float32)
-    out[place[known].astype(int) + 1] = (values - values.mean(0)) / np.where(deviation > 0, deviation, 1)
+    embedding = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(place), -1)[known]
+    mean = pd.DataFrame(embedding).groupby(place[known]).mean()
+    deviation = mean.std(ddof=0).replace(0, 1)
+    out = np.zeros((len(items) + 2, embedding.shape[1]), np.float32)
+    out[mean.index] = (mean - mean.mean()) / deviation
     np.save(folder / "item_features.npy", out)
-    return {"dim": values.shape[1], "file": "item_features.npy"}
+    return {"dim": embedding.shape[1], "file": "item_features.npy"}

@@ -10,7 +10,7 @@ from ssl_pipeline.encoders.settings_interactions import InteractionsEncoder
 from ssl_pipeline.ingest.interactions import write as ingest
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.pretext.packing.interactions import write
+from ssl_pipeline.pretext.packing.interactions import item_features, write
 
 
 @pytest.fixture(scope="module")
@@ -79,32 +79,29 @@ def test_samples_are_what_was_known_and_windows_ask_for_each_item_once(causal, l
     assert (np.diff(np.load(tmp_path / "history.time.npy"))[np.diff(user) == 0] > 0).all()
 
 
+def features_of(folder, items, embeddings):
+    pd.DataFrame({"group": items, "embedding": embeddings}).to_parquet(folder / "features.parquet")
+    return folder
+
+
 def test_features_of_items_are_aligned_and_standardised(tree, tmp_path):
     values = np.random.default_rng(0).normal(3, 2, (40, 4)).astype(np.float32)
     names = [f"i{i:02d}" for i in range(40)]
-    table = pd.DataFrame({"item": [*names[::-1], "unknown"], "embedding": [*values[::-1].tolist(), [9.0] * 4]})
-    table.drop(index=5).to_parquet(tmp_path / "features.parquet")  # i34 has none
-    facts = write(tree, tmp_path, InteractionsEncoder(item_features=str(tmp_path / "features.parquet")))
-    assert facts["item_features"] == {"dim": 4, "file": "item_features.npy"}
+    known = [i for i in range(39, -1, -1) if i != 34]
+    twice = [*values[known].tolist(), *(values[known] + 1).tolist()]  # the mean of both counts
+    write(tree, tmp_path, InteractionsEncoder())
+    features = features_of(tmp_path, [names[i] for i in known] * 2 + ["unknown", None], [*twice, [9.0] * 4, [9.0] * 4])
+    assert item_features(features, tmp_path) == {"dim": 4, "file": "item_features.npy"}
     found = np.load(tmp_path / "item_features.npy")
     others = np.delete(values, 34, axis=0)
-    assert not found[[0, 35, 41]].any()
-    np.testing.assert_allclose(found[[1, 40]], (values[[0, 39]] - others.mean(0)) / others.std(0), rtol=1e-4)
+    assert found.shape == (42, 4) and not found[[0, 35, 41]].any()
+    np.testing.assert_allclose(found[[1, 40]], (values[[0, 39]] - others.mean(0)) / others.std(0), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("table", "fault"),
-    [
-        ({"item": ["other"], "embedding": [[1.0]]}, "no finite embeddings of this dataset's items"),
-        ({"item": ["i00", "i01"], "embedding": [[1.0], [1.0, 2.0]]}, "embeddings differ in length"),
-        ({"item": ["i00"], "embedding": [[np.nan]]}, "no finite embeddings"),
-        ({"item": ["i00"]}, "give a Parquet file with columns item and embedding"),
-    ],
-)
-def test_features_that_cannot_be_used_are_refused(table, fault, tree, tmp_path):
-    pd.DataFrame(table).to_parquet(tmp_path / "features.parquet")
-    with pytest.raises(PipelineError, match=fault):
-        write(tree, tmp_path, InteractionsEncoder(item_features=str(tmp_path / "features.parquet")))
+def test_features_of_other_items_are_refused(tree, tmp_path):
+    write(tree, tmp_path, InteractionsEncoder())
+    with pytest.raises(PipelineError, match="no sample's group is one of the 40 items: let `group`"):
+        item_features(features_of(tmp_path, ["other"], [[1.0]]), tmp_path)
 
 
 def test_a_tree_without_shards_is_refused(tree, tmp_path):

@@ -134,7 +134,7 @@ def test_the_same_texts_give_the_same_tokenizer_in_any_process():
     from ssl_pipeline.ingest import demo_text
 
     try:
-        demo_text.version()
+        demo_text.version("lee_news")
     except PipelineError as missing:
         pytest.skip(str(missing))
     code = """

@@ -1,0 +1,140 @@
+"""Data that nobody has described -> the source that a recipe would name: by what files are called, and columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from ssl_pipeline.ingest import columns, readers, table, text_rows
+from ssl_pipeline.ingest.source_image_text import CaptionTable
+from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_series import SeriesTable
+from ssl_pipeline.ingest.source_text import Text
+from ssl_pipeline.ingest.sources import Archive, Folder, Source, Table
+from ssl_pipeline.part import PipelineError
+
+FILES = 10_000
+"""Whose names are looked at."""
+SUFFIXES = {
+    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"),
+    "video": (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"),
+    "text": (".txt", ".md"),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+}
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".inter")
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "image": ("image", "image_path", "img", "path", "file", "filename", "file_name", "filepath", "picture", "photo"),
+    "audio": ("audio", "audio_path", "wav", "sound"),
+    "video": ("video", "video_path", "clip"),
+    "caption": ("caption", "captions", "alt_text"),
+    "text": ("text", "content", "body", "document", "sentence", "abstract", "review", "message", "comment", "description"),
+    "user": ("user", "user_id", "userid", "customer", "customer_id", "visitor_id", "session_id"),
+    "item": ("item", "item_id", "itemid", "product", "product_id", "movie_id", "movieid", "track_id", "sku"),
+    "time": ("timestamp", "time", "datetime", "date", "ts"),
+    "series": ("series", "series_id", "recording", "recording_id", "device", "device_id", "sensor_id"),
+    "label": ("label", "class", "category", "target", "class_name", "y"),
+    "group": ("group", "patient", "patient_id", "subject", "subject_id", "speaker", "author", "site", "user_id"),
+    "split": ("split",),
+}  # fmt: skip
+"""What columns are called, by their purpose."""
+
+
+def source_of(path: Path) -> Source:
+    """Raises PipelineError where there is nothing at `path`, or a table whose columns say nothing."""
+    if not path.exists():
+        raise PipelineError(f"{path}: there is nothing: name a folder, an archive, a table or a text file")
+    if path.is_dir():
+        return of_folder(path)
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(SUFFIXES["text"]):
+        return Text(path=str(path))
+    if name.endswith(TABLES) or table.is_parquet(path):
+        return of_table(path)
+    archive = Archive(path=str(path))
+    names = [item.source for item in islice(readers.read(archive, Path()).items, FILES)]
+    kind = commonest(names)
+    if kind == "text":
+        return Text(path=str(path))
+    if kind == "image" and any(name.lower().endswith(TABLES[:4]) for name in names):
+        try:
+            readers.read(captioned := CaptionTable(path=str(path)), Path())
+        except PipelineError:  # the table says something else
+            return archive
+        return captioned
+    return archive.model_copy(update={"modality": kind})
+
+
+def of_folder(path: Path) -> Source:
+    names = [item.source for item in islice(readers.read(Folder(path=str(path)), Path()).items, FILES)]
+    kind = commonest(names)
+    if kind == "text":
+        return Text(path=str(path))
+    for name in names:  # a table beside the images may hold their captions
+        if kind == "image" and name.lower().endswith(TABLES[:4]) and "/" not in name:
+            found = purposes(header(path / name))
+            if "image" in found and "caption" in found:
+                return captions(path, found).model_copy(update={"captions": name})
+    return Folder(kind=f"{kind}_folder", path=str(path))  # type: ignore[arg-type]
+
+
+def of_table(path: Path) -> Source:
+    known = header(path)
+    found = purposes(known)
+    roles = {role: found.get(role) for role in ("label", "group", "split")}
+    if {"user", "item", "time"} <= found.keys():
+        return InteractionsSource(path=str(path), user=found["user"], item=found["item"], timestamp=found["time"])
+    if "image" in found and "caption" in found:
+        return captions(path, found)
+    for modality in ("image", "audio", "video"):
+        if modality in found:
+            return Table(path=str(path), modality=modality, file=found[modality], **roles)
+    if "text" in found:
+        return Text(path=str(path), text=found["text"], **roles)
+    if "time" in found or "series" in found:
+        group = roles["group"] if roles["group"] != found.get("series") else None
+        rest = roles | {"group": group}
+        return SeriesTable(path=str(path), time=found.get("time"), series=found.get("series"), **rest)
+    raise PipelineError(
+        f"{path}: its columns ({', '.join(known[:20]) or 'none'}) do not tell what it holds: name one image, audio, video, text, "
+        "or time beside measurements, or user, item and timestamp; or write the source yourself"
+    )
+
+
+def captions(path: Path, found: Mapping[str, str]) -> CaptionTable:
+    return CaptionTable(
+        path=str(path),
+        image=found["image"],
+        caption=found["caption"],
+        group=found.get("group"),
+        split=found.get("split"),
+    )
+
+
+def header(path: Path) -> list[str]:
+    """A table's columns by name. Raises PipelineError where it cannot be read."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".jsonl", ".ndjson")):
+        return [str(column) for column in text_rows.columns(lambda: open(path, "rb"), path.name, Text(path=str(path)))]
+    if table.is_parquet(path):
+        return table.columns(path)
+    return columns.read_header(path)[0]
+
+
+def purposes(known: Iterable[str]) -> dict[str, str]:
+    """{purpose: the column that is called so}. RecBole writes a column's type behind its name."""
+    plain = {name.lower().partition(":")[0]: name for name in known}
+    return {
+        purpose: plain[name]
+        for purpose, names in COLUMNS.items()
+        if (name := next((name for name in names if name in plain), None))
+    }
+
+
+def commonest(names: Iterable[str]) -> str:
+    """image, audio, video or text: what most files are by their names; image where these say nothing."""
+    suffix = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
+    counts = Counter(suffix.get(PurePosixPath(name.lower()).suffix) for name in names)
+    del counts[None]
+    return str(max(counts, key=lambda kind: counts[kind])) if counts else "image"
