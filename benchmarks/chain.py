@@ -64,9 +64,12 @@ RECIPES: dict[str, dict[str, Any]] = {
             "kind": "text", "architecture": "modernbert", "layers": 2, "width": 128, "heads": 4, "length": 32, "vocabulary": 4000,
         },
         "pretext": {"task": "masked_language"},
-        "pretrain": {"epochs": 5, "batch_size": 128, "learning_rate": 3e-3},
+        "pretrain": {"epochs": 16, "batch_size": 128, "learning_rate": 3e-3},
         "evaluations": [
-            {"kind": "translation", "steps": 500, "layers": 1, "width": 128, "seeds": 2, "test_sentences": 300},
+            {
+                "kind": "translation", "steps": 300, "learning_rate": 4e-3, "layers": 1, "width": 128, "seeds": 2,
+                "test_sentences": 300,
+            },
         ],
     },
 }  # fmt: skip

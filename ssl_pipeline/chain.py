@@ -26,17 +26,18 @@ from ssl_pipeline.store import Stage
 
 if TYPE_CHECKING:
     from ssl_pipeline.pretext.pack import Pack
-    from ssl_pipeline.report.tables import Comparison
 
 # imported when a stage runs: loading recipes must not import torch, MLflow or DVC
 encoders = late("ssl_pipeline.encoders.encoder")
 extract = late("ssl_pipeline.features.extract")
 ingest = late("ssl_pipeline.ingest")
-tables = late("ssl_pipeline.report.tables")
+measures = late("ssl_pipeline.features.measures")
 label_tables = late("ssl_pipeline.pretext.labels")
 launch = late("ssl_pipeline.pretrain.launch")
 packs = late("ssl_pipeline.pretext.pack")
+paired = late("ssl_pipeline.evaluate.paired")
 pictures = late("ssl_pipeline.report.pictures")
+efficiency = late("ssl_pipeline.evaluate.efficiency")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", *EVALUATIONS, "registered_model")
@@ -45,7 +46,7 @@ LOOP_VERSION = "5"
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
 FEATURES_VERSION = "5"
-EVALUATION_VERSION = "4"
+EVALUATION_VERSION = "5"
 
 Say = Callable[[str], None]
 
@@ -160,9 +161,7 @@ def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
         summary = extract.write(module, pack, folder, recipe.pretrain, recipe.encoder.kind)
         queries, retrieved, correct = extract.neighbours(folder, pack, module)
         (folder / "neighbours.png").write_bytes(pictures.neighbours(queries, retrieved, correct))
-        quality = {
-            f"features/{name}": summary[name] for name in ("rankme", "alignment", "uniformity") if name in summary
-        }
+        quality = {f"features/{name}": summary[name] for name in measures.MEASURES if name in summary}
         log_metrics(project, recipe, encoder, data, quality, folder)
         return summary | {"made_from": origin | {"pretrained_encoder": encoder.key}}
 
@@ -182,24 +181,29 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
     module = import_module(f"ssl_pipeline.evaluate.{kind}")
 
     def baselines(folder: Any) -> dict[str, Any]:
-        return {"methods": module.baselines(recipe, pack, settings, lambda what: say(f"baseline: {what}"))}
+        found = module.baselines(recipe, pack, settings, lambda what: say(f"baseline: {what}"))
+        return {"methods": paired.write(folder, found)}
 
     def write(folder: Any) -> dict[str, Any]:
         features = {split: extract.read(extracted.path, split) for split in SPLITS}
         result = module.own(recipe, pack, encoders.load(encoder.path), features, encoder.path, settings)
-        others = reference.summary["methods"] | result.controls
-        methods = {recipe.name: result.metrics} | others
+        own = paired.write(folder, {recipe.name: result.metrics} | result.controls)
+        methods, labels = own | reference.summary["methods"], result.facts.get("labels_a_class", {})
+        metrics, others = methods[recipe.name], {name: found for name, found in methods.items() if name != recipe.name}
+        saved = efficiency.labels_saved(metrics, others.get("supervised", {}), labels)
         drawn = result.pictures | (
-            {"efficiency": ("efficiency", table)} if (table := efficiency_table(methods)) else {}
+            {"efficiency": ("efficiency", table)} if (table := efficiency.efficiency_table(methods, labels)) else {}
         )
+        drawn |= module.compared(methods) if hasattr(module, "compared") else {}
         for name, (picture, *what) in drawn.items():
             (folder / f"{name}.png").write_bytes(getattr(pictures, picture)(*what))
-        means = {name: cell["mean"] for name, cell in result.metrics.items()}
+        means = {name: cell["mean"] for name, cell in metrics.items()}
         log_metrics(project, recipe, encoder, data, means, folder)
         return {
-            "metrics": result.metrics,
+            "metrics": metrics,
             "baselines": others,
             **result.facts,
+            **({"labels_saved": saved, "labels_saved_say": efficiency.said(saved)} if saved else {}),
             "made_from": origin | {"features": extracted.key, "baselines": reference.key},
         }
 
@@ -217,50 +221,6 @@ def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stag
     from ssl_pipeline.registration import register
 
     return finish(project, recipe, register(project, recipe, open_tracker(project), say))
-
-
-def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say: Say = print) -> Stage:
-    """All recipes of a dataset that were evaluated, in one table a protocol beside the baselines."""
-    evaluated = {f"{r.name} {e.kind}": upstream(project, r.name, e.kind) for r in recipes for e in r.evaluations}
-
-    def write(folder: Any) -> dict[str, Any]:
-        markdown = "\n\n".join(table.markdown() for table in comparisons(project, dataset_name, recipes))
-        (folder / "leaderboard.md").write_text(markdown)
-        table: dict[str, list[Any]] = {}
-        for name, stage in evaluated.items():
-            table |= efficiency_table({name.split()[0]: stage.summary["metrics"]} | stage.summary["baselines"])
-        if table:
-            (folder / "efficiency.png").write_bytes(pictures.efficiency(table))
-        return {"recipes": len(recipes), "table": markdown}
-
-    inputs = {name: stage.key for name, stage in evaluated.items()}
-    stage = project.store.build("leaderboard", {"dataset": dataset_name}, inputs, "3", write, on_wait=say)
-    project.store.set_current(dataset_name, stage)
-    return stage
-
-
-def comparisons(project: Project, dataset_name: str, recipes: list[Recipe]) -> list[Comparison]:
-    """Those of these recipes on the dataset that were evaluated, beside their baselines: one table for all that share an
-    encoder and a protocol, and with them the baselines."""
-    found: dict[str, list[tuple[Recipe, Any, dict[str, Any]]]] = {}
-    for recipe in recipes:
-        for settings in recipe.evaluations:
-            stage = project.store.current(recipe.name, settings.kind)
-            if recipe.dataset == dataset_name and stage:
-                found.setdefault(stage.summary["made_from"]["baselines"], []).append((recipe, settings, stage.summary))
-    answer = []
-    for together in found.values():
-        rows: list[Any] = []
-        for recipe, _, summary in together:
-            trained = project.store.current(recipe.name, "pretrained_encoder")
-            cost = trained.summary if trained else {}
-            metrics, seconds, passes = summary["metrics"], cost.get("train_seconds"), cost.get("encoder_passes")
-            rows += tables.rows_of(recipe.name, recipe.pretext.task, metrics, seconds, passes)
-        for method, metrics in summary["baselines"].items():
-            rows += tables.rows_of(method, method, metrics)
-        _, protocol, summary = together[0]
-        answer.append(tables.comparison(rows, f"{dataset_name}: {protocol.caption(summary)}"))
-    return answer
 
 
 RUN: dict[str, Callable[..., Stage]] = {
@@ -340,6 +300,11 @@ def prepared(project: Project, recipe: Recipe, before: Stage | None = None) -> t
 
 def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
     """Says before training, not after, that an evaluation lacks the labels it needs."""
+    if any(e.kind == "detection" for e in recipe.evaluations) and "objects" not in data.summary:
+        raise PipelineError(
+            f"dataset {recipe.dataset!r}: its images have no boxes, which detection needs: use a source of kind coco or voc, or "
+            "leave detection out of the recipe's evaluations"
+        )
     needing = next((e.kind for e in recipe.evaluations if e.needs_labels), None)
     if needing is None:
         return
@@ -352,18 +317,6 @@ def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
         )
     if len(classes) < 2:
         raise PipelineError(f"dataset {recipe.dataset!r}: one class only ({classes[0]!r}); {needing} needs two: {cure}")
-
-
-def efficiency_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
-    """method -> (shots, mean, low, high) of its linear probe (or of the supervised model), fewest labels first."""
-    table: dict[str, list[Any]] = {}
-    for method, metrics in summary.items():
-        for name, cell in metrics.items():
-            kind, probe, _, shots = name.split("/")
-            if kind == "classification" and probe in ("linear", "supervised"):
-                count = shots if shots == "all" else int(shots)
-                table.setdefault(method, []).append((count, cell["mean"], cell["low"], cell["high"]))
-    return table
 
 
 def encoder_config(recipe: Recipe) -> dict[str, Any]:

@@ -191,10 +191,10 @@ def compare(here: Project, recipes: list[Recipe]) -> None:
     """The table of these recipes and the baselines, a dataset at a time."""
     from rich.console import Console
 
-    from ssl_pipeline import chain
+    from ssl_pipeline import leaderboard
 
     for dataset in dict.fromkeys(r.dataset for r in recipes):
-        for table in chain.comparisons(here, dataset, recipes):
+        for table in leaderboard.comparisons(here, dataset, recipes):
             Console(width=None if sys.stdout.isatty() else 110).print(table.rich())
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ssl_pipeline.part import late
+
 if TYPE_CHECKING:
     from ssl_pipeline.recipe import Recipe
     from ssl_pipeline.store import Stage
+
+pd = late("pandas")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,21 @@ def not_collapsed(encoder: Stage) -> Gate:
     return Gate("not_collapsed", rank > 1.5 and learnt, f"effective rank {rank:.1f}{compared}")
 
 
+def nothing_leaked(recipe: Recipe, features: Stage) -> Gate:
+    """No sample and no group stands in two splits. A log of interactions is split within each user, by time."""
+    if recipe.encoder.kind == "interactions":
+        return Gate("nothing_leaked", True, "each user's last interactions are held out")
+    table = pd.read_parquet(features.path / "features.parquet", columns=["sample_id", "group", "split"])
+    for column, what in (("sample_id", "sample"), ("group", "group")):
+        splits = table.dropna(subset=column).groupby(column)["split"].unique()
+        if len(shared := splits[splits.map(len) > 1]):
+            names = ", ".join(sorted(shared.iloc[0]))
+            detail = f"{len(shared)} {what}s stand in more than one split, {shared.index[0]!r} in {names}: build the dataset again"
+            return Gate("nothing_leaked", False, detail)
+    groups = table["group"].nunique()
+    return Gate("nothing_leaked", True, f"{len(table):,} samples and {groups:,} groups, each in one split")
+
+
 def metric_floor(recipe: Recipe, evaluated: Stage) -> Gate:
     """The promoted metric reaches the recipe's minimum."""
     assert recipe.promote
@@ -44,18 +63,20 @@ def metric_floor(recipe: Recipe, evaluated: Stage) -> Gate:
 
 
 def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
-    """The promoted metric is above the same encoder's with random weights."""
+    """The promoted metric is above the same encoder's with random weights, which fine-tuning trains from scratch."""
     assert recipe.promote
-    value = evaluated.summary["metrics"][recipe.promote.metric]["mean"]
-    random = evaluated.summary["baselines"]["random encoder"][recipe.promote.metric]["mean"]
-    return Gate(
-        "better_than_random", value > random, f"{recipe.promote.metric} {value:.3f}, random encoder {random:.3f}"
-    )
+    metric, baselines = recipe.promote.metric, evaluated.summary["baselines"]
+    value = evaluated.summary["metrics"][metric]["mean"]
+    name = "random encoder" if "random encoder" in baselines else "supervised"
+    random = baselines[name][metric]["mean"]
+    return Gate("better_than_random", value > random, f"{metric} {value:.3f}, {name} {random:.3f}")
 
 
-def all_gates(recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, evaluated: Stage | None) -> list[Gate]:
+def all_gates(
+    recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, features: Stage, evaluated: Stage | None
+) -> list[Gate]:
     """Every gate that applies, `evaluated` being the evaluation that promotes; without one only the label-free ones."""
-    gates = [data_pinned(digest, pinned), not_collapsed(encoder)]
+    gates = [data_pinned(digest, pinned), not_collapsed(encoder), nothing_leaked(recipe, features)]
     if recipe.promote and evaluated:
         gates += [metric_floor(recipe, evaluated), better_than_random(recipe, evaluated)]
     return gates

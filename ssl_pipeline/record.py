@@ -39,11 +39,11 @@ def run_of(project: Project, recipe: Recipe, encoder: Stage, data: Stage, tracke
 def log_metrics(
     project: Project, recipe: Recipe, encoder: Stage, data: Stage, metrics: dict[str, float], folder: Path
 ) -> None:
-    """Adds a stage's numbers, and the pictures in its folder, to the run that trained the encoder."""
+    """Adds a stage's numbers, and the pictures in its folder (under the stage's name), to the run that trained the encoder."""
     tracker = open_tracker(project)
     run_id = run_of(project, recipe, encoder, data, tracker)
     tracker.log_metrics(run_id, metrics)
-    tracker.log_files(run_id, sorted(folder.glob("*.png")), "pictures")
+    tracker.log_files(run_id, sorted(folder.glob("*.png")), f"pictures/{folder.parent.name}")
 
 
 def curve_of(row: dict[str, float]) -> dict[str, float]:

@@ -41,7 +41,9 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
     data, pack, _ = prepared(project, recipe, features)
     encoder = made_from(project, features, "pretrained_encoder")
     digest = data.summary["digest"]
-    checked = gates.all_gates(recipe, digest, versioning.pinned(project.root, recipe.dataset), encoder, evaluated)
+    checked = gates.all_gates(
+        recipe, digest, versioning.pinned(project.root, recipe.dataset), encoder, features, evaluated
+    )
     if failed := gates.failures(checked):
         raise PipelineError(
             f"recipe {recipe.name!r} is not registered: " + "; ".join(f"{f['gate']}: {f['detail']}" for f in failed)

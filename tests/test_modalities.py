@@ -30,6 +30,7 @@ DATASETS = {one.name: one for file in sorted(DEFS.glob("*/defs.yaml")) for one i
 LIGHT = {
     "classification": {"shots": [5], "supervised_steps": 2},
     "recommendation": {"resamples": 100},
+    "detection": {"steps": 2},
     "retrieval": {"draws": 100},
 }
 

@@ -54,6 +54,10 @@ class AudioEncoder(Encoder):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.pool(self.backbone.forward_features(self.normalize(pictures)))
 
+    def tokens(self, pictures: Tensor) -> Tensor:
+        features = self.backbone.forward_features(self.normalize(pictures))
+        return features if features.ndim == 3 else super().tokens(pictures)
+
     def normalize(self, pictures: Tensor) -> Tensor:
         return (pictures - self.mean) / self.std
 

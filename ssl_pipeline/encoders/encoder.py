@@ -43,6 +43,12 @@ class Encoder(nn.Module):
         """-> embedding `[batch, dim]`"""
         raise NotImplementedError
 
+    def tokens(self, inputs: Any) -> Tensor:
+        """-> a transformer's last tokens `[batch, places, width]`, zero at padding. Raises PipelineError where there are none."""
+        raise PipelineError(
+            f"{type(self).__name__} has no tokens: take attentive out of the classification's probes, or use a transformer"
+        )
+
     def example(self, count: int, generator: torch.Generator | None = None) -> Batch:
         """Random samples in stored form, on the CPU: to export, to compare, to count operations."""
         raise NotImplementedError

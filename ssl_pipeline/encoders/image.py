@@ -49,6 +49,10 @@ class ImageEncoder(Encoder):
     def forward(self, images: Tensor) -> Tensor:
         return self.pool(self.backbone.forward_features(self.normalize(images)))
 
+    def tokens(self, images: Tensor) -> Tensor:
+        features = self.backbone.forward_features(self.normalize(images))
+        return features if features.ndim == 3 else super().tokens(images)
+
     def normalize(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
 

@@ -58,6 +58,10 @@ class ImageTextEncoder(Encoder):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.image_projection(self.image_tower(inputs["images"]))
 
+    def tokens(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Of the image."""
+        return self.image_tower.tokens(inputs["images"])
+
     def text(self, tokens: Tensor) -> Tensor:
         """`[batch, length]` -> `[batch, dim]`; on a CPU without the columns that are padding in all."""
         return self.text_projection(self.text_tower(self.text_tower.read({"tokens": tokens})))

@@ -56,6 +56,10 @@ class PatchTST(Encoder):
         patches, level = self.patchify(inputs)
         return self.pool(self.encode(patches), level)
 
+    def tokens(self, inputs: Tensor) -> Tensor:
+        """Of all lanes, one after the other."""
+        return self.encode(self.patchify(inputs)[0]).flatten(1, 2)
+
     def patchify(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`[batch, channels, length]` -> patches `[batch, lanes, tokens, patch_dim]`, normalised, where a lane is a channel, or
         all of them where they are mixed; and what normalisation took away, `[batch, 0 or 2 * channels]`."""

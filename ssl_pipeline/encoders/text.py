@@ -68,6 +68,9 @@ class TextEncoder(Encoder):
     def forward(self, tokens: Tensor) -> Tensor:
         return self.pool(self.hidden(tokens), self.real(tokens))
 
+    def tokens(self, inputs: Tensor) -> Tensor:
+        return self.hidden(inputs) * self.real(inputs)[..., None]
+
     def hidden(self, tokens: Tensor, padded: bool = True) -> Tensor:
         """`[batch, length]` -> `[batch, length, dim]`. Blocks have no padding, and attention is quicker where it knows."""
         mask: Any = self.real(tokens)[:, None, None, :] if padded else None  # [batch, 1, 1, length]

@@ -36,6 +36,10 @@ class VideoEncoder(Encoder):
     def forward(self, clips: Tensor) -> Tensor:
         return self.embed_frames(clips).mean(1)
 
+    def tokens(self, inputs: Tensor) -> Tensor:
+        """Of all frames, one after the other."""
+        return self.frame.tokens(inputs.flatten(0, 1)).unflatten(0, (-1, inputs.shape[1])).flatten(1, 2)
+
     def embed_frames(self, clips: Tensor) -> Tensor:
         """`[batch, n, channels, side, side]`, any n -> `[batch, n, dim]`, each frame by itself"""
         return self.frame(clips.flatten(0, 1)).unflatten(0, (-1, clips.shape[1]))

@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from ssl_pipeline.evaluate import classic_audio, classic_series, classic_text
-from ssl_pipeline.evaluate.classification import Features, Labels, probe_methods
+from ssl_pipeline.evaluate.classification import Features, Labels, Rows, probe_methods
+from ssl_pipeline.evaluate.scores import Answer
 from ssl_pipeline.evaluate.settings import Classification
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.pretext.pack import Pack, Stored
 from ssl_pipeline.recipe import Recipe
 
-Rows = list[dict[str, Any]]
-"""method, probe, shots, draw, accuracy"""
 Predict = Callable[[Any, np.ndarray, Any, np.ndarray, Any], np.ndarray]
 """Training samples and classes, validation samples and classes, test samples -> classes of these"""
 
@@ -74,8 +73,7 @@ def by_subsets(
             chosen = labels.subset(shots, draw)
             known = x["train"][chosen], labels.classes["train"][chosen]
             answer = predict(*known, x["validation"], labels.classes["validation"], x["test"])
-            accuracy = float((answer == labels.classes["test"]).mean())
-            rows.append({"method": method, "probe": "linear", "shots": str(shots), "draw": draw, "accuracy": accuracy})
+            rows.append(labels.scored(method, "linear", shots, draw, Answer(answer)))
     return rows
 
 

@@ -1,10 +1,12 @@
-"""Classification from frozen features: weighted kNN and a linear probe, at few labels a class and at all.
+"""Classification from a frozen encoder: weighted kNN, a linear and an attentive probe, at few labels a class and at all.
 
-    kNN      cosine similarity, k neighbours weighted by exp(cosine / temperature) (Wu et al. 2018, section 3.4)
-    linear   multinomial logistic regression on standardised features, its L2 penalty chosen on the validation split
-             (Kornblith et al. 2019, appendix A.6)
+    kNN         cosine similarity, k neighbours weighted by exp(cosine / temperature) (Wu et al. 2018, section 3.4)
+    linear      multinomial logistic regression on standardised features, its L2 penalty chosen on the validation split
+                (Kornblith et al. 2019, appendix A.6)
+    attentive   `attentive.py`
 
-Every method sees the same label subsets. Numbers are on the test split, which nothing was trained or chosen on.
+Every method sees the same label subsets. Numbers are on the test split, which nothing was trained or chosen on; those
+beside accuracy are in `scores.py`, calibration for the linear probe at the most labels alone.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +27,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ssl_pipeline.evaluate.result import Metrics, Result
-from ssl_pipeline.evaluate.settings import Classification, Shots
+from ssl_pipeline.evaluate.scores import Answer, interval_of, rare, scores
+from ssl_pipeline.evaluate.settings import Classification, LabelSubsets, Shots, named, share
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
@@ -40,6 +45,9 @@ PENALTIES = (0.01, 0.1, 1.0)
 
 Features = dict[str, np.ndarray]
 """One float array `[n, dim]` a split."""
+Rows = list[dict[str, Any]]
+"""KEYS, `correct` (a bool a test sample), and what `scores` finds."""
+KEYS = ("method", "probe", "shots", "draw")
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,8 @@ class Labels:
         return {split: features[split][rows] for split, rows in self.rows.items()}
 
     def subset(self, shots: Shots, draw: int) -> np.ndarray:
-        """Positions in the labelled training samples: `shots` a class, or as many as there are. Decided by the draw and
-        the class's name alone, so that every method and recipe sees the same."""
+        """Positions in the labelled training samples: `shots` a class, or as many as there are; of a share one a class at
+        least. Decided by the draw and the class's name alone, so that every method and recipe sees the same."""
         classes = self.classes["train"]
         if shots == "all":
             return np.arange(len(classes))
@@ -66,18 +74,42 @@ class Labels:
         for name in self.names:
             seed = hashlib.sha256(f"{draw}/{name}".encode()).digest()[:8]
             order = np.random.default_rng(int.from_bytes(seed, "big")).permutation(np.flatnonzero(classes == name))
-            chosen.append(order[:shots])
+            chosen.append(order[: shots if isinstance(shots, int) else max(1, round(share(shots) * len(order)))])
         return np.concatenate(chosen)
+
+    def most(self, settings: LabelSubsets) -> Shots:
+        """The shots that give the most labels."""
+        return max(settings.shots, key=lambda shots: (len(self.subset(shots, 0)), shots == "all"))
+
+    def scored(
+        self, method: str, probe: str, shots: Shots, draw: int, answer: Answer, validation: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """A row of results; `validation` are probabilities on that split, where calibration is asked for."""
+        known = None if validation is None else (self.classes["validation"], validation)
+        row = {"method": method, "probe": probe, "shots": named(shots), "draw": draw}
+        row["correct"] = answer.predicted == self.classes["test"]
+        return row | scores(self.classes["test"], self.names, answer, errors=draw == 0, validation=known)
+
+    def facts(self, settings: LabelSubsets) -> dict[str, Any]:
+        """What a summary says of the labels."""
+        return {
+            "classes": self.names,
+            "test_samples": len(self.rows["test"]),
+            "rare_classes": rare(self.classes["test"]),
+            "labels_a_class": {named(s): len(self.subset(s, 0)) / len(self.names) for s in settings.shots},
+        }
 
 
 def own(recipe: Recipe, pack: Pack, encoder: Any, features: Features, folder: Path, settings: Classification) -> Result:
-    """Both probes on these features of every split."""
+    """Every probe on this encoder, or on its features of every split."""
     labels = labels_of(pack)
     rows, matrix = probe_methods(recipe.name, [features], labels, settings)
-    tested = len(labels.rows["test"])
-    metrics = summarize(pd.DataFrame(rows), tested)[recipe.name]
-    pictures = {"confusion": ("confusion", matrix, labels.names)}
-    return Result(metrics, pictures, facts={"classes": labels.names, "test_samples": tested})
+    if "attentive" in settings.probes:
+        from ssl_pipeline.evaluate.attentive import attentive_rows
+
+        rows += attentive_rows(recipe.name, [encoder], recipe, pack, labels, settings)
+    metrics = summarize(pd.DataFrame(rows), len(labels.rows["test"]))[recipe.name]
+    return Result(metrics, {"confusion": ("confusion", matrix, labels.names)}, facts=labels.facts(settings))
 
 
 def baselines(recipe: Recipe, pack: Pack, settings: Classification, step: Callable[[str], None]) -> dict[str, Metrics]:
@@ -100,31 +132,27 @@ def labels_of(pack: Pack) -> Labels:
 
 def probe_methods(
     method: str, per_draw: list[Features], labels: Labels, settings: Classification
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Both probes at every shot count. `per_draw` has one set of features, or one for each draw (random encoders).
+) -> tuple[Rows, np.ndarray]:
+    """kNN and the linear probe at every shot count. `per_draw` has one set of features, or one for each draw (random encoders).
 
-    Returns rows (method, probe, shots, draw, accuracy) and the confusion matrix of the linear probe at the most labels.
+    Returns rows and the confusion matrix of the linear probe at the most labels.
     """
-    results, matrix = [], np.zeros((0, 0), int)
-    most = max(settings.shots, key=lambda s: math.inf if s == "all" else s)
+    results, matrix, most = [], np.zeros((0, 0), int), labels.most(settings)
     sets = [labels.take(features) for features in per_draw]
     for shots in settings.shots:
         for draw in range(len(sets) if shots == "all" else settings.draws):
             x = sets[draw % len(sets)]
             chosen = labels.subset(shots, draw)
             train, y = x["train"][chosen], labels.classes["train"][chosen]
-            predicted = {
-                "knn": knn(train, y, x["test"], settings),
-                "linear": linear_probe(train, y, x["validation"], labels.classes["validation"], x["test"]),
-            }
-            truth = labels.classes["test"]
-            for probe, answer in predicted.items():
-                accuracy = float((answer == truth).mean())
-                results.append(
-                    {"method": method, "probe": probe, "shots": str(shots), "draw": draw, "accuracy": accuracy}
-                )
+            if "knn" in settings.probes:
+                voted = Answer(knn(train, y, x["test"], settings))
+                results.append(labels.scored(method, "knn", shots, draw, voted))
+            model = linear_probe(train, y, x["validation"], labels.classes["validation"])
+            answer = Answer(model.predict(x["test"]), model.predict_proba(x["test"]))
+            validation = model.predict_proba(x["validation"]) if shots == most else None
+            results.append(labels.scored(method, "linear", shots, draw, answer, validation))
             if shots == most and draw == 0:
-                matrix = confusion_matrix(truth, predicted["linear"], labels=labels.names)
+                matrix = confusion_matrix(labels.classes["test"], answer.predicted, labels=labels.names)
     return results, matrix
 
 
@@ -138,20 +166,18 @@ def knn(train: np.ndarray, y: np.ndarray, test: np.ndarray, settings: Classifica
     return model.fit(train, y).predict(test)
 
 
-def linear_probe(
-    train: np.ndarray, y: np.ndarray, validation: np.ndarray, validation_y: np.ndarray, test: np.ndarray
-) -> np.ndarray:
-    """Predictions on `test` of the penalty that is best on validation; the first (strongest) of equals."""
+def linear_probe(train: np.ndarray, y: np.ndarray, validation: np.ndarray, validation_y: np.ndarray) -> Pipeline:
+    """Fitted with the penalty that is best on validation; the first (strongest) of equals."""
     scaler = StandardScaler().fit(train)
-    train, validation, test = (scaler.transform(x) for x in (train, validation, test))
-    model, best, answer = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True), -1.0, np.empty(0)
+    train, validation = scaler.transform(train), scaler.transform(validation)
+    model, best, answer = LogisticRegression(max_iter=300, tol=1e-3, warm_start=True), -1.0, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an early stop is one more regulariser here
         for penalty in PENALTIES:
             score = model.set_params(C=penalty).fit(train, y).score(validation, validation_y)
             if score > best:
-                best, answer = score, model.predict(test)
-    return answer
+                best, answer = score, deepcopy(model)
+    return Pipeline([("standardize", scaler), ("classify", answer)])
 
 
 def interval(accuracies: list[float], test_samples: int) -> dict[str, float]:
@@ -164,10 +190,16 @@ def interval(accuracies: list[float], test_samples: int) -> dict[str, float]:
     return {"mean": mean, "low": max(0.0, mean - low), "high": min(1.0, mean + high)}
 
 
-def summarize(results: pd.DataFrame, test_samples: int) -> dict[str, Metrics]:
+def summarize(results: pd.DataFrame, test_samples: int, kind: str = "classification") -> dict[str, Metrics]:
     """method -> metric name -> mean, low, high."""
     summary: dict[str, Metrics] = {}
+    measures = [name for name in results.columns if name not in (*KEYS, "correct") and not name.endswith("_error")]
     for (method, probe, shots), group in results.groupby(["method", "probe", "shots"], sort=False):
-        name = f"classification/{probe}/accuracy/{shots}"
-        summary.setdefault(str(method), {})[name] = interval(group["accuracy"].tolist(), test_samples)
+        for measure in measures:
+            if values := group[measure].dropna().tolist():
+                summary.setdefault(str(method), {})[f"{kind}/{probe}/{measure}/{shots}"] = (
+                    interval(values, test_samples) | {"scores": np.mean(group["correct"].tolist(), axis=0)}
+                    if measure == "accuracy"
+                    else interval_of(measure, values, group[f"{measure}_error"].max())
+                )
     return summary

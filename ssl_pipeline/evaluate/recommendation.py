@@ -4,6 +4,10 @@
     NDCG@k   1 / log2(1 + rank), 0 beyond k (Järvelin & Kekäläinen 2002, with one relevant item)
     MRR@k    1 / rank, 0 beyond k
     coverage@k   share of the items that are among the first k of any user
+    novelty@k    mean share of users who did not choose the first k items, 1 - popularity (Vargas & Castells 2011, section 4.2)
+
+HR, NDCG and MRR are also taken over the users whose item is in the head, the middle or the tail: items by how often they were
+chosen in training, each a third of all interactions; and over those whose item was never chosen there (cold).
 
 All items are ranked, not a sample of them, which would order methods otherwise (Krichene & Rendle 2020). Items that the user has
 chosen before are left out. Of equal scores the asked item stands last: a constant score ranks nothing. Intervals are over
@@ -13,19 +17,19 @@ users.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
 
 from ssl_pipeline.encoders.encoder import build
-from ssl_pipeline.evaluate.result import Result
+from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings_recommendation import Recommendation, name
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = {"validation": 2, "test": 1}
 """The place of a split's item in a user's history, from the end."""
+BUCKETS = ("head", "middle", "tail")
 BATCH = 256
 """Users who are ranked at a time."""
 
@@ -53,13 +58,30 @@ def own(
         with torch.inference_mode():
             return encoder.scores(embeddings[users].to(encoder.device))
 
-    metrics = summarize(rank(score, histories, settings), settings)
-    return Result(metrics, facts={"test_samples": histories.users, "items": histories.items})
+    def measured(score: Score) -> Metrics:
+        return summarize(rank(score, histories, settings), settings, histories)
+
+    items = np.asarray(pack.samples("test")["items"])
+    controls = {name: measured(by_encoder(other, items)) for name, other in without(encoder).items()}
+    facts = {"test_samples": histories.users, "items": histories.items}
+    return Result(measured(score), controls=controls, facts=facts)
 
 
-def baselines(
-    recipe: Recipe, pack: Pack, settings: Recommendation, step: Callable[[str], None]
-) -> dict[str, dict[str, dict[str, float]]]:
+def without(encoder: Any) -> dict[str, Any]:
+    """Copies of an encoder of described items, each with something taken from it: what the trained one reads off features and
+    what off the items' identity."""
+    if encoder.features is None:
+        return {}
+    alone, only, shuffled = (deepcopy(encoder) for _ in range(3))
+    with torch.no_grad():
+        alone.features.zero_()
+        only.item.weight[1:-1] = only.item.weight[1:-1].mean(0)
+        order = torch.randperm(encoder.items, generator=torch.Generator().manual_seed(0)) + 1
+        shuffled.features[1:-1] = encoder.features[order.to(encoder.features.device)]
+    return {"identity alone": alone, "features alone": only, "features shuffled": shuffled}
+
+
+def baselines(recipe: Recipe, pack: Pack, settings: Recommendation, step: Callable[[str], None]) -> dict[str, Metrics]:
     """The metrics of every baseline by its name."""
     from ssl_pipeline.evaluate.recommendation_baselines import all_baselines
 
@@ -70,7 +92,9 @@ def baselines(
         fresh = build(recipe.encoder.without_weights(), pack.given).eval()
     scores = {"random encoder": by_encoder(fresh, np.asarray(pack.samples("test")["items"]))}
     scores |= all_baselines(histories, settings, step=step)
-    return {method: summarize(rank(score, histories, settings), settings) for method, score in scores.items()}
+    return {
+        method: summarize(rank(score, histories, settings), settings, histories) for method, score in scores.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,22 @@ class Histories:
         where = self.user[known], self.item[known]
         return sparse.csr_array((weight.astype(np.float32), where), shape=(self.users, self.items))
 
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """How many users chose each item in training."""
+        return np.bincount(self.item[self.after >= HELD_OUT["validation"]], minlength=self.items)
+
+    def buckets(self) -> dict[str, np.ndarray]:
+        """name -> whether each user's test item is in it; those that hold no user are left out."""
+        order = np.argsort(-self.popularity, kind="stable")
+        before = np.cumsum(self.popularity[order]) - self.popularity[order]
+        third = np.empty(self.items, int)
+        third[order] = before * 3 // max(1, self.popularity.sum())
+        target = self.target("test")
+        cold = self.popularity[target] == 0
+        found = {name: (third[target] == i) & ~cold for i, name in enumerate(BUCKETS)} | {"cold": cold}
+        return {name: users for name, users in found.items() if users.any()}
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -114,12 +154,16 @@ class Ranking:
     """Of the held-out item, from 1, in the order of users."""
     coverage: dict[int, float]
     """k -> share of the items that are among the first k of any user."""
+    novelty: dict[int, float]
+    """k -> mean share of users who did not choose an item that is among the first k."""
 
 
 def rank(score: Score, histories: Histories, settings: Recommendation, split: str = "test") -> Ranking:
     """Raises PipelineError where a score is not finite: it has no place in a ranking."""
     target, seen = histories.target(split), histories.before(split)
     ranks, most = [], min(max(settings.cutoffs), histories.items)
+    unknown = 1 - torch.from_numpy(histories.popularity) / histories.users
+    novel = {k: torch.zeros(2, dtype=torch.float64) for k in settings.cutoffs}  # sum and count
     shown = {k: torch.zeros(histories.items, dtype=torch.bool) for k in settings.cutoffs}
     for at in range(0, histories.users, BATCH):
         users = np.arange(at, min(at + BATCH, histories.users))
@@ -132,8 +176,11 @@ def rank(score: Score, histories: Histories, settings: Recommendation, split: st
         ranks.append((scores >= own).sum(1).numpy())  # itself included
         top = scores.topk(most, dim=1)
         for k, items in shown.items():
-            items[top.indices[:, :k][top.values[:, :k] > -torch.inf]] = True
-    return Ranking(np.concatenate(ranks), {k: float(items.float().mean()) for k, items in shown.items()})
+            first = top.indices[:, :k][top.values[:, :k] > -torch.inf]
+            items[first] = True
+            novel[k] += torch.tensor([float(unknown[first].sum()), len(first)], dtype=torch.float64)
+    coverage = {k: float(items.float().mean()) for k, items in shown.items()}
+    return Ranking(np.concatenate(ranks), coverage, {k: float(total / count) for k, (total, count) in novel.items()})
 
 
 def per_user(rank: np.ndarray, cutoff: int) -> dict[str, np.ndarray]:
@@ -146,15 +193,20 @@ def per_user(rank: np.ndarray, cutoff: int) -> dict[str, np.ndarray]:
     }
 
 
-def summarize(ranking: Ranking, settings: Recommendation) -> dict[str, dict[str, float]]:
-    """Metric name -> mean, low, high. Coverage is a property of all lists together: it has no interval."""
-    summary = {}
+def summarize(ranking: Ranking, settings: Recommendation, histories: Histories) -> Metrics:
+    """Metric name -> mean, low, high. Coverage and novelty are properties of all lists together: they have no interval."""
+    summary: Metrics = {}
     for cutoff in settings.cutoffs:
         for measure, values in per_user(ranking.rank, cutoff).items():
-            summary[name(measure, cutoff)] = interval(values, settings.resamples)
-        covered = ranking.coverage[cutoff]
-        summary[name("coverage", cutoff)] = {"mean": covered, "low": covered, "high": covered}
-    return {metric: summary[metric] for metric in settings.metrics()}
+            summary[name(measure, cutoff)] = interval(values, settings.resamples) | {"scores": values}
+        for measure, value in (("coverage", ranking.coverage[cutoff]), ("novelty", ranking.novelty[cutoff])):
+            summary[name(measure, cutoff)] = {"mean": value, "low": value, "high": value}
+    summary = {metric: summary[metric] for metric in settings.metrics()}
+    depth = 10 if 10 in settings.cutoffs else max(settings.cutoffs)
+    for bucket, users in histories.buckets().items():
+        for measure, values in per_user(ranking.rank[users], depth).items():
+            summary[name(measure, depth, bucket)] = interval(values, settings.resamples)
+    return summary
 
 
 def interval(values: np.ndarray, resamples: int) -> dict[str, float]:
@@ -166,12 +218,6 @@ def interval(values: np.ndarray, resamples: int) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray, resamples: int) -> dict[str, float]:
-    """Of two methods' values for the same users: mean and 95% interval of the difference, which is far narrower than the two
-    intervals suggest, as both find the same users hard."""
-    return interval(ours - theirs, resamples)
-
-
 def by_encoder(encoder: Any, items: np.ndarray) -> Score:
     """Scores of an interactions encoder; `items [users, length]` are the histories as the pack stores them."""
 
@@ -181,9 +227,3 @@ def by_encoder(encoder: Any, items: np.ndarray) -> Score:
             return encoder.scores(encoder(encoder.read(batch)))
 
     return score
-
-
-def table(rankings: dict[str, Ranking], users: list[str]) -> pd.DataFrame:
-    """Columns method, user, rank."""
-    parts = [pd.DataFrame({"method": method, "user": users, "rank": r.rank}) for method, r in rankings.items()]
-    return pd.concat(parts, ignore_index=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-Cell = dict[str, float]
-"""`mean`, and the 95% interval from `low` to `high`."""
+Cell = dict[str, Any]
+"""`mean`, and the 95% interval from `low` to `high`; where it is a mean over test samples, their `scores`, for paired tests."""
 Metrics = dict[str, Cell]
 """By name, `kind/probe/metric/shots`."""
 

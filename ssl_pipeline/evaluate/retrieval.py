@@ -28,7 +28,7 @@ from scipy import sparse, stats
 from scipy.special import gammaln
 
 from ssl_pipeline.encoders.encoder import build
-from ssl_pipeline.evaluate.result import Result
+from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings_retrieval import DIRECTIONS, Retrieval
 from ssl_pipeline.pretext.pack import Pack
 
@@ -43,8 +43,6 @@ SHUFFLES = 5
 
 Ranks = dict[str, np.ndarray]
 """By direction, the rank of each query from 1."""
-Values = dict[str, dict[str, float]]
-"""By metric: mean, low and high."""
 
 
 def own(
@@ -63,7 +61,7 @@ def own(
     )
 
 
-def baselines(recipe: Recipe, pack: Pack, settings: Retrieval, step: Callable[[str], None]) -> dict[str, Values]:
+def baselines(recipe: Recipe, pack: Pack, settings: Retrieval, step: Callable[[str], None]) -> dict[str, Metrics]:
     """The metrics of every baseline by its name."""
     from ssl_pipeline.evaluate.retrieval_classic import ridge
 
@@ -110,7 +108,7 @@ def pairs_of(pack: Pack, split: str) -> Pairs:
 
 def random_encoders(
     encoders: list[Any], pack: Pack, settings: Retrieval, autocast: Callable[[], Any] = nullcontext
-) -> Values:
+) -> Metrics:
     """The mean of encoders with fresh weights."""
     pairs = pairs_of(pack, "test")
     return summarize([ranks(*embed(e, pack, "test", autocast), pairs) for e in encoders], pairs, settings)
@@ -157,7 +155,7 @@ def ranks_among(queries: np.ndarray, candidates: np.ndarray, right: Any) -> np.n
     return np.concatenate(found)
 
 
-def summarize(draws: list[Ranks], pairs: Pairs, settings: Retrieval) -> Values:
+def summarize(draws: list[Ranks], pairs: Pairs, settings: Retrieval) -> Metrics:
     """Means over draws and queries, with 95% bootstrap intervals over images (an image's captions stay together)."""
     chance = np.random.default_rng(0)
     resampled = chance.multinomial(pairs.images, np.full(pairs.images, 1 / pairs.images), settings.draws)  # [draws, n]
@@ -169,7 +167,8 @@ def summarize(draws: list[Ranks], pairs: Pairs, settings: Retrieval) -> Values:
             hit = np.mean([draw[direction] <= k for draw in draws], axis=0)
             hits = np.bincount(image, hit, minlength=pairs.images)
             spread = (resampled @ hits) / (resampled @ queries)
-            values[f"retrieval/{direction}/recall_at_{k}/all"] = interval(float(hit.mean()), spread, pairs.images)
+            cell = interval(float(hit.mean()), spread, pairs.images) | {"scores": hits / queries}
+            values[f"retrieval/{direction}/recall_at_{k}/all"] = cell
         medians = [np.median(draw[direction]) for draw in draws]
         spread = np.concatenate([list(resampled_medians(draw[direction], image, resampled)) for draw in draws])
         low, high = np.quantile(spread, [0.025, 0.975])
@@ -196,7 +195,7 @@ def resampled_medians(rank: np.ndarray, image: np.ndarray, resampled: np.ndarray
         yield float(rank[order[np.searchsorted(below, below[-1] / 2)]])
 
 
-def at_chance(pairs: Pairs, settings: Retrieval) -> Values:
+def at_chance(pairs: Pairs, settings: Retrieval) -> Metrics:
     """What guessing yields, in closed form. Of c candidates of which r are right, none of the first k is right with
     probability C(c - r, k) / C(c, k)."""
     values = {}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from ssl_pipeline.evaluate.retrieval import Pairs, Values, pairs_of, ranks, summarize
+from ssl_pipeline.evaluate.retrieval import Metrics, Pairs, pairs_of, ranks, summarize
 from ssl_pipeline.evaluate.settings_retrieval import DIRECTIONS, Retrieval
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.pretext.pack import Pack
@@ -27,7 +27,7 @@ WORDS = 4000
 """The commonest ones count."""
 
 
-def ridge(pack: Pack, settings: Retrieval) -> Values:
+def ridge(pack: Pack, settings: Retrieval) -> Metrics:
     """The baseline's numbers on the test split."""
     pairs = {split: pairs_of(pack, split) for split in SPLITS}
     features = {split: features_of(pack, split) for split in SPLITS}

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from ssl_pipeline.evaluate.settings import EvaluationPart
 
-MEASURES = ("hr", "ndcg", "mrr", "coverage")
+MEASURES = ("hr", "ndcg", "mrr", "coverage", "novelty")
 INTERVAL = "mean over users and 95% interval (bootstrap over users)"
 
 
@@ -50,5 +50,6 @@ class Recommendation(EvaluationPart):
         return f"per cent, {summary['test_samples']:,} users, all {summary['items']:,} items ranked, {INTERVAL}"
 
 
-def name(measure: str, cutoff: int) -> str:
-    return f"recommendation/full/{measure}_at_{cutoff}/all"
+def name(measure: str, cutoff: int, among: str = "full") -> str:
+    """`among`: all users, or those whose item is in a bucket."""
+    return f"recommendation/{among}/{measure}_at_{cutoff}/all"

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from ssl_pipeline.ingest import readers
 from ssl_pipeline.ingest.item import SPLITS, BadSample, Item, Reading
-from ssl_pipeline.ingest.media import MEDIA
+from ssl_pipeline.ingest.media import medium_of
 from ssl_pipeline.ingest.medium import Medium
 from ssl_pipeline.ingest.shards import Shards, rows
 from ssl_pipeline.part import PipelineError
@@ -64,7 +64,7 @@ def write(dataset: Dataset, root: Path, tree: Path) -> dict[str, Any]:
     census, quarantine = Census(), Quarantine()
     tree.mkdir()
     reading = readers.read(dataset.source, root, dataset.split)
-    medium = MEDIA[dataset.source.modality]
+    medium = medium_of(dataset.source)
     with Shards(tree, medium) as shards:
         total = _stream(reading, medium, dataset.split, shards, census, quarantine)
     _check(dataset, total, census, quarantine)

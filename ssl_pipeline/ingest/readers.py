@@ -11,10 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.ingest import archive, documents, folder, image_text, series_table, table
+from ssl_pipeline.ingest import archive, documents, folder, image_text, objects, series_table, table
 from ssl_pipeline.ingest.item import Item, Reading
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Demo, Folder, Source, Table
@@ -56,8 +57,10 @@ def _read(source: Source, root: Path, split: Split | None) -> Reading:
         case SeriesTable():
             shares = (split.validation, split.test) if split else ()
             return series_table.read(source, located(source.path, root), *shares)
+        case Coco() | Voc():
+            return objects.read(source, located(source.path, root))
         case Demo():
-            return import_module(f"ssl_pipeline.ingest.demo_{source.modality}").read(source.name)
+            return import_module(f"ssl_pipeline.ingest.demo_{source.medium}").read(source.name)
         case InteractionsSource():
             raise PipelineError(f"{source.path}: interactions are read as a whole, by ingest.interactions")
 
@@ -76,11 +79,11 @@ def located(path: str, root: Path) -> Path:
 
 def _traces(source: Source, root: Path) -> Iterator[str]:
     if isinstance(source, Demo):
-        version = import_module(f"ssl_pipeline.ingest.demo_{source.modality}").version(source.name)
+        version = import_module(f"ssl_pipeline.ingest.demo_{source.medium}").version(source.name)
         yield f"{source.name} {version}"
         return
     path = located(source.path, root)
-    if isinstance(source, Folder):
+    if isinstance(source, Folder) or (isinstance(source, Coco | Voc) and path.is_dir()):
         for parts, file, _ in folder.walk(path.resolve()):
             yield _trace("/".join(parts), Path(file))
         return

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.part import Part
@@ -93,8 +94,9 @@ DEMOS = {
     "mnist_5k": "image", "instruments": "audio", "sample_videos": "video", "lee_news": "text", "wikipedia_stems": "text",
     "newsgroups": "text", "movielens_titles": "text", "emoji": "image_text", "movielens_100k": "interactions",
     "smartwatch": "series", "japanese_vowels": "series",
+    "trees": "objects",
 }  # fmt: skip
-"""The demo data there is, with its modality; read by `demo_MODALITY.py`."""
+"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`; read by `demo_MEDIUM.py`."""
 
 
 class Demo(Part):
@@ -104,11 +106,15 @@ class Demo(Part):
     name: Literal[tuple(DEMOS)] = "mnist_5k"  # type: ignore[valid-type]
 
     @property
-    def modality(self) -> str:
+    def medium(self) -> str:
         return DEMOS[self.name]
+
+    @property
+    def modality(self) -> str:
+        return "image" if self.medium == "objects" else self.medium
 
 
 Source = Annotated[
-    Folder | Archive | Table | Text | CaptionTable | SeriesTable | InteractionsSource | Demo,
+    Folder | Archive | Table | Text | CaptionTable | SeriesTable | InteractionsSource | Coco | Voc | Demo,
     Field(discriminator="kind"),
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ssl_pipeline import chain, recipe
+from ssl_pipeline import leaderboard as leaderboards
 from ssl_pipeline.evaluate.any_evaluation import KINDS as EVALUATIONS
 from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.orchestration import metadata
@@ -123,7 +124,8 @@ def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.Ass
         """All recipes on this dataset in one table: the same test data, the same labels, the same baselines."""
         return result(
             run(
-                context, lambda project, say: chain.leaderboard(project, dataset_name, evaluated(project, recipes), say)
+                context,
+                lambda project, say: leaderboards.leaderboard(project, dataset_name, evaluated(project, recipes), say),
             )
         )
 

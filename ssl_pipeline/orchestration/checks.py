@@ -76,7 +76,12 @@ def recipe_checks(config: recipe.Recipe) -> Checks:
         encoder = current(config.name, "pretrained_encoder")
         return gated(gates.not_collapsed(encoder), **numbers(encoder, "effective_rank", "final_loss", "collapse_loss"))
 
-    always: Checks = [data_pinned, labels_balanced, not_collapsed]
+    @dg.asset_check(asset=key("features"), blocking=True)
+    def nothing_leaked() -> dg.AssetCheckResult:
+        """No sample, and no group of samples such as a patient, stands both in training and in what is measured on."""
+        return gated(gates.nothing_leaked(config, current(config.name, "features")))
+
+    always: Checks = [data_pinned, labels_balanced, not_collapsed, nothing_leaked]
     return always + (promotion_checks(config) if config.promote else [])
 
 

@@ -28,7 +28,7 @@ from ssl_pipeline.store import Stage, Store
 if TYPE_CHECKING:
     from ssl_pipeline.encoders.settings import EncoderPart
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 
 class EncodedImages:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ssl_pipeline.report.tables import BASELINES, comparison, escape, rows_of
+from ssl_pipeline.features.measures import MEASURES
+from ssl_pipeline.report.tables import comparison, escape, rows_of
 
 LONGEST = 4900  # MLflow shows 5,000 characters of a version's description
 
@@ -108,20 +109,19 @@ def quality(
     for summary, caption in evaluations.values():
         cost = encoder.get("train_seconds"), encoder.get("encoder_passes")
         rows = rows_of(recipe["name"], recipe["pretext"]["task"], summary["metrics"], *cost)
-        for baseline in BASELINES:
-            rows += rows_of(baseline, "", (summary.get("baselines") or {}).get(baseline, {}))
+        for name, metrics in (summary.get("baselines") or {}).items():
+            rows += rows_of(name, "", metrics, baseline=True)
         if classes := summary.get("classes"):
             named = ", ".join(escape(name, 20) for name in classes[:10]) + (", …" if len(classes) > 10 else "")
-            parts.append(f"{len(classes):,} classes: {named}")
+            said = f"{len(classes):,} classes: {named}"
+            parts += [said] if said not in parts else []
         parts.append(comparison(rows, caption).markdown().rstrip())
+        parts += [saved] if (saved := summary.get("labels_saved_say")) else []
     return parts
 
 
 def without_labels(encoder: dict[str, Any], features: dict[str, Any]) -> str:
-    measures = {
-        "RankMe (directions in use)": features.get("rankme"),
-        "alignment (lower is better)": features.get("alignment"),
-        "uniformity (lower is better)": features.get("uniformity"),
+    measures = {measure.described: features.get(name) for name, measure in MEASURES.items()} | {
         "effective rank at the end of training": encoder.get("effective_rank"),
         "final loss": encoder.get("final_loss"),
         "loss when nothing is learnt": encoder.get("collapse_loss"),

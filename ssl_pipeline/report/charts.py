@@ -1,4 +1,4 @@
-"""Charts: training curves, the confusion matrix, accuracy against labels."""
+"""Charts: training curves, the confusion matrix, accuracy against labels, features on a plane, accuracy under corruptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssl_pipeline.report.ink import BLUE, HAIRLINE, INK, MUTED, PAPER, VERMILION, marks, plain
+from ssl_pipeline.report.ink import BLUE, HAIRLINE, INK, MUTED, PAPER, SKY, VERMILION, marks, plain
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -238,6 +238,77 @@ def efficiency(table: dict[str, list[tuple[int | str, float, float, float]]]) ->
         text = f"{y_end:.1%}  {plain(method, 32)}"
         axes.text(right + 0.085 * reach, y, text, color=colour, fontsize=9, va="center", parse_math=False)
     axes.set_xlim(left - (0.05 if right > left else 1) * reach, right + 0.05 * reach)
+    return png(figure)
+
+
+def projection(points: np.ndarray, classes: Sequence[str], named: int = 12) -> bytes:
+    """PNG of samples on a plane `[n, 2]`, coloured by class, each class named in its middle. Of many classes the `named` most
+    frequent have a colour, the rest is grey.
+
+    Raises ValueError where points and classes are not as many."""
+    if points.shape != (len(classes), 2):
+        raise ValueError(f"{len(classes)} classes for points {list(points.shape)}: it needs one each of [n, 2]")
+    from matplotlib.patheffects import withStroke
+
+    own = np.array(classes, dtype=str)
+    names, counts = np.unique(own, return_counts=True)
+    shown = sorted(names[np.argsort(-counts, kind="stable")[:named]])
+    width, height = np.ptp(points, axis=0) + 1e-9 if len(points) else (1, 1)
+    figure = blank(6.6, 1.4 + 6 * float(np.clip(height / width, 0.5, 1.2)))
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    rest = ~np.isin(own, shown)
+    axes.scatter(points[rest, 0], points[rest, 1], s=10, color=HAIRLINE, lw=0)
+    style = marks(shown)
+    for name in shown:
+        at, mark = points[own == name], style[name]
+        axes.scatter(
+            at[:, 0], at[:, 1], s=16, color=mark.colour, marker=mark.point, alpha=0.75, lw=0, label=plain(name, 18)
+        )
+    for name in shown:  # above all points
+        x, y = np.median(points[own == name], axis=0)
+        halo = [withStroke(linewidth=3, foreground=PAPER)]
+        text: dict[str, Any] = {"color": style[name].colour, "fontsize": 10, "fontweight": "bold", "parse_math": False}
+        axes.text(x, y, plain(name, 18), ha="center", va="center", path_effects=halo, **text)
+    legend = axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False, fontsize=9, labelcolor=INK
+    )
+    for words in legend.get_texts():
+        words.set_parse_math(False)
+    axes.set_title(f"{len(own):,} test samples (t-SNE)", loc="left", color=INK, fontsize=11, fontweight="bold", pad=16)
+    others = f"; {len(names) - len(shown):,} rarer classes in grey" if rest.any() else ""
+    note = f"who lies beside whom counts, how far groups lie apart does not{others}"
+    axes.annotate(note, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=9)
+    return png(figure)
+
+
+def corruptions(accuracy: dict[str, Sequence[float]], unharmed: float, guessed: float) -> bytes:
+    """PNG of accuracy by corruption: a bar for its mean, a dot a severity, mild to strong from pale to dark; lines where
+    clean images stand (`unharmed`) and who always says the commonest class (`guessed`). Fractions in 0..1."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure = blank(7.2, 1.1 + 0.25 * len(accuracy))
+    axes = figure.add_subplot()
+    clean(axes)
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=HAIRLINE, lw=0.8)
+    place = np.arange(len(accuracy))[::-1]
+    axes.barh(place, [float(np.mean(values)) for values in accuracy.values()], height=0.66, color=SKY, alpha=0.45)
+    for y, values in zip(place, accuracy.values(), strict=True):
+        for severity, value in enumerate(values):
+            axes.plot(value, y, "o", ms=4.5, color=BLUE, alpha=(severity + 1) / len(values), mew=0)
+    axes.set_yticks(
+        place, [plain(name.replace("_", " ")) for name in accuracy], fontsize=9, color=INK, parse_math=False
+    )
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlim(0, max(1e-3, 1.04 * max(unharmed, *(max(values) for values in accuracy.values()))))
+    axes.set_ylim(-0.6, len(accuracy) - 0.4)
+    lower, upper = sorted([(unharmed, "clean"), (guessed, "commonest class")])
+    for (value, name), side in ((lower, "right"), (upper, "left")):  # away from each other
+        axes.axvline(value, color=MUTED, lw=1, ls=(0, (4, 3)))
+        axes.annotate(f" {name} {value:.1%} ", (value, 1), (0, 3), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", ha=side, va="bottom", color=MUTED, fontsize=8)  # fmt: skip
+    axes.set_xlabel("accuracy of the linear probe; dots: severity 1 (pale) to 5 (dark)", color=MUTED, fontsize=9)
     return png(figure)
 
 

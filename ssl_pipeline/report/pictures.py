@@ -8,10 +8,27 @@ from typing import Any
 import numpy as np
 
 from ssl_pipeline.report import sheets
-from ssl_pipeline.report.charts import confusion, curves, efficiency
+from ssl_pipeline.report.boxes import bars, detections
+from ssl_pipeline.report.charts import confusion, corruptions, curves, efficiency, projection
+from ssl_pipeline.report.cost import cost
+from ssl_pipeline.report.forecasts import forecasts
+from ssl_pipeline.report.learning import learning
 from ssl_pipeline.report.texts import text_sheet
 
-__all__ = ["confusion", "curves", "efficiency", "neighbours", "sheet"]
+__all__ = [
+    "bars",
+    "confusion",
+    "corruptions",
+    "cost",
+    "curves",
+    "detections",
+    "efficiency",
+    "forecasts",
+    "learning",
+    "neighbours",
+    "projection",
+    "sheet",
+]
 
 
 def sheet(

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100  # columns of the terminal
-TO_BEAT = (
-    "random encoder", "chance", "shuffled pairs", "raw pixels", "MFCC, SVC", "TF-IDF", "1-nearest neighbour", "MiniRocket",
-    "one piece repeated", "single frame", "popularity", "Markov chain", "item-kNN", "EASE", "EASE, recency", "ridge regression",
-)  # fmt: skip
-"""No network is trained for them: a recipe that is not above them has learnt nothing of use."""
-BASELINES = (*TO_BEAT, "supervised")
-PROBES = {"knn": "kNN", "linear": "linear"}
-HEADS = {"full": "all items ranked", "image_to_text": "image to text", "text_to_image": "text to image"}
+STRONG = ("supervised", "identity alone", "features alone", "features shuffled")
+"""Baselines that train on labels, and controls that keep part of what was learnt. All others are to be beaten: a recipe that is
+not above them has learnt nothing of use."""
+PROBES = {"knn": "kNN", "linear": "linear", "attentive": "attentive", "full": "fine-tuned"}
+HEADS = {
+    "kmeans": "k-means",
+    "full": "all items ranked",
+    "image_to_text": "image to text",
+    "text_to_image": "text to image",
+}
 MISSING = "–"
 
 
@@ -43,6 +45,7 @@ class Row(TypedDict):
     probe: str
     shots: dict[Any, Cell]
     """By labels a class, counts or "all"."""
+    baseline: NotRequired[bool]
     cost_seconds: NotRequired[float | None]
     passes: NotRequired[float | None]
     """Samples that the encoder saw while it was trained."""
@@ -58,9 +61,14 @@ class Line:
 
     name: str
     method: str
+    baseline: bool
     cells: dict[Column, Cell]
     cost: str
     passes: str
+
+    @property
+    def to_beat(self) -> bool:
+        return self.baseline and not strong(self.name)
 
 
 class Comparison:
@@ -84,10 +92,10 @@ class Comparison:
         return f"{100 * cell.mean:.1f}{interval}{'*' if self.starred(line, column) else ''}"
 
     def starred(self, line: Line, column: Column) -> bool:
-        """The interval lies above those of all that is TO_BEAT; without them or intervals nothing is claimed."""
-        if line.name in BASELINES:
+        """The interval lies above those of all that is to be beaten; without them or intervals nothing is claimed."""
+        if line.baseline:
             return False
-        beaten = [other.cells.get(column) for other in self.lines if other.name in TO_BEAT]
+        beaten = [other.cells.get(column) for other in self.lines if other.to_beat]
         return bool(beaten) and all(cell and line.cells[column].low > cell.high for cell in beaten)
 
     def best(self, line: Line, column: Column) -> bool:
@@ -98,7 +106,7 @@ class Comparison:
 
     def notes(self) -> list[str]:
         starred = any(self.starred(line, column) for line in self.lines for column in line.cells)
-        beaten = [line.name for line in self.lines if line.name in TO_BEAT]
+        beaten = [line.name for line in self.lines if line.to_beat]
         names = " and ".join([", ".join(beaten[:-1]), beaten[-1]] if len(beaten) > 1 else beaten)
         star = f"* above {names}: the intervals do not touch" if starred else ""
         return [note for note in (self.caption, star) if note]
@@ -154,13 +162,9 @@ class Comparison:
             cells = [Text(self.text(line, column), "bold" if self.best(line, column) else "") for column in columns]
             # a star hangs to the right of the figures, which stay aligned
             hung = [cell if cell.plain.endswith("*") else cell + Text(" ") for cell in cells]
-            recipes_end = (
-                line.name not in BASELINES
-                and self.lines[index + 1 : index + 2]
-                and self.lines[index + 1].name in BASELINES
-            )
+            recipes_end = not line.baseline and self.lines[index + 1 : index + 2] and self.lines[index + 1].baseline
             table.add_row(
-                Text(plain(line.name, 60), "" if line.name not in BASELINES else "dim"), *hung, line.cost, line.passes,
+                Text(plain(line.name, 60), "dim" if line.baseline else ""), *hung, line.cost, line.passes,
                 end_section=bool(recipes_end),
             )  # fmt: skip
         return table
@@ -197,40 +201,66 @@ def rows_of(
     metrics: dict[str, dict[str, float]],
     cost_seconds: float | None = None,
     passes: float | None = None,
+    baseline: bool = False,
 ) -> list[Row]:
     """Rows from an evaluation's metrics, `{"<kind>/<probe>/<metric>/<shots>": {"mean", "low", "high"}}`: accuracies by probe
-    and shots, other metrics each in a column of its own; of several depths, as in `ndcg_at_5`, those at 10 alone."""
+    and shots, other metrics each in a column of its own (of classifiers none); of several depths, as in `ndcg_at_5`, those at 10
+    alone."""
     rows: dict[str, Row] = {}
     for metric, value in metrics.items():
-        if metric.count("/") != 3 or "median" in metric:  # not a share
+        if metric.count("/") != 3 or "median" in metric or "/loss/" in metric:  # not a share
             continue
-        _, probe, measure, shots = metric.split("/")
+        if "/accuracy_under_" in metric:  # a column a corruption would be too many
+            continue
+        if metric.startswith("recommendation/") and "/full/" not in metric:  # and one a bucket of items
+            continue
+        kind, probe, measure, shots = metric.split("/")
+        if kind in ("classification", "fine_tuning") and measure != "accuracy":
+            continue  # a column a metric and shot count would be too many
+        shots = shots.replace("pct", "%")
         if measure != "accuracy":
             if re.search(r"_at_(?!10$)", measure) and probe == "full":
                 continue
             probe, shots = (
                 HEADS.get(probe, probe.replace("_", " ")),
-                measure.replace("_at_", "@").replace("recall", "R"),
+                measure.replace("_at_", "@").replace("recall", "R").replace("_", " "),
             )
         elif probe == "test":
             probe, shots = "pretext task", "accuracy"
         row = rows.setdefault(
-            probe, Row(name=name, method=method, probe=probe, shots={}, cost_seconds=cost_seconds, passes=passes)
+            probe,
+            Row(
+                name=name,
+                method=method,
+                probe=probe,
+                shots={},
+                baseline=baseline,
+                cost_seconds=cost_seconds,
+                passes=passes,
+            ),
         )
         row["shots"][shots] = Cell(value["mean"], value["low"], value["high"])
     return list(rows.values())
 
 
+def strong(name: str) -> bool:
+    """Also where a recipe's name follows, to tell baselines of several encoders apart."""
+    return name.split(",")[0] in STRONG
+
+
 def labels_in(shots: str) -> float:
-    """How many labels a class a column stands for, or how long its list is; 0 where it is neither."""
+    """How many labels a class a column stands for, or how long its list is; 0 where it is neither. Shares, whose number of
+    labels nothing says here, stand between counts and all."""
+    if shots.endswith("%"):
+        return 1e9 + float(shots[:-1])
     number = re.search(r"\d+$", shots)
     return math.inf if shots == "all" else float(number[0]) if number else 0.0
 
 
 def gather(rows: Sequence[Row]) -> list[Line]:
-    """Rows of one name become one line; the baselines go last, in their own order."""
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    names = [n for n in names if n not in BASELINES] + [n for n in BASELINES if n in names]
+    """Rows of one name become one line; the baselines go last, the strong ones at the end."""
+    baselines = {row["name"] for row in rows if row.get("baseline")}
+    names = sorted(dict.fromkeys(row["name"] for row in rows), key=lambda n: (n in baselines) + strong(n))
     lines = []
     for name in names:
         mine = [row for row in rows if row["name"] == name]
@@ -241,7 +271,7 @@ def gather(rows: Sequence[Row]) -> list[Line]:
         }
         cost = next((row["cost_seconds"] for row in mine if row.get("cost_seconds") is not None), None)
         passes = next((row["passes"] for row in mine if row.get("passes") is not None), None)
-        lines.append(Line(name, mine[0]["method"], cells, duration(cost), count(passes)))
+        lines.append(Line(name, mine[0]["method"], name in baselines, cells, duration(cost), count(passes)))
     return lines
 
 

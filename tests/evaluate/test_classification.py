@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ssl_pipeline.evaluate.baselines import all_baselines
 from ssl_pipeline.evaluate.classics import raw_pixels
-from ssl_pipeline.evaluate.classification import interval, knn, labels_of, linear_probe, probe_methods
+from ssl_pipeline.evaluate.classification import (
+    PENALTIES,
+    interval,
+    knn,
+    labels_of,
+    linear_probe,
+    probe_methods,
+    summarize,
+)
 from ssl_pipeline.evaluate.settings import Classification
+from ssl_pipeline.report.tables import comparison, rows_of
 
 
 @pytest.fixture
@@ -39,6 +52,12 @@ def test_subsets_are_the_same_for_everyone_and_balanced(digits_pack):
     assert set(np.unique(labels.classes["train"][chosen], return_counts=True)[1]) == {5}
     assert len(labels.subset("all", 0)) == 1200
     assert set(labels.subset(5, 1)) <= set(labels.subset(10, 1))  # few labels are a part of more
+    tenth = labels.subset("10%", 1)
+    counts, all_counts = (
+        np.unique(labels.classes["train"][rows], return_counts=True)[1] for rows in (tenth, slice(None))
+    )
+    assert np.array_equal(counts, np.round(0.1 * all_counts)) and set(labels.subset(5, 1)) < set(tenth)
+    assert len(labels.subset("0.01%", 1)) == 10  # one a class at least
 
 
 def test_shuffled_labels_give_chance(digits_pack, settings):
@@ -47,8 +66,8 @@ def test_shuffled_labels_give_chance(digits_pack, settings):
     for split in labels.classes:
         rng.shuffle(labels.classes[split])
     rows, _ = probe_methods("x", [raw_pixels(digits_pack)], labels, settings)
-    accuracy = np.mean([row["accuracy"] for row in rows])
-    assert accuracy < 0.16
+    mean = pd.DataFrame(rows)[["accuracy", "macro_f1", "auc"]].mean()
+    assert mean["accuracy"] < 0.16 and mean["macro_f1"] < 0.16 and 0.45 < mean["auc"] < 0.55
 
 
 def test_real_digits_are_read_off_raw_pixels(digits_pack, settings):
@@ -64,9 +83,14 @@ def test_penalty_is_chosen_on_validation_not_on_test():
     rng = np.random.default_rng(0)
     train, y = rng.normal(size=(60, 30)), rng.integers(0, 2, 60)
     test = rng.normal(size=(500, 30))
-    answers = [linear_probe(train, y, train[i : i + 30], y[i : i + 30], test) for i in (0, 30)]
-    again = linear_probe(train, y, train[:30], y[:30], test[:250])
-    assert np.array_equal(answers[0][:250], again)  # the rest of the test split decides nothing
+    told = [linear_probe(train, y, test[i : i + 250], rng.integers(0, 2, 250)) for i in (0, 250)]
+    scores = []
+    for penalty in PENALTIES:
+        model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3)
+        scores.append(make_pipeline(StandardScaler(), model).fit(train, y).score(train[:30], y[:30]))
+    chosen = linear_probe(train, y, train[:30], y[:30])["classify"].C
+    assert chosen == PENALTIES[int(np.argmax(scores))] != min(PENALTIES)
+    assert all(one["standardize"].n_samples_seen_ == 60 for one in told)  # validation decides the penalty alone
 
 
 def test_interval_covers_as_often_as_it_says():
@@ -93,4 +117,34 @@ def test_baselines_on_real_digits(digits_pack, settings, make_recipe):
     mean = {key: np.mean(values) for key, values in mean.items()}
     assert mean["random encoder", "linear", "all"] > mean["random encoder", "linear", "5"] > 0.2
     assert mean["supervised", "supervised", "all"] > 0.3
+    summary = summarize(pd.DataFrame(rows), 397)
+    assert set(settings.metrics()) <= set(summary["random encoder"])  # what may promote can be compared
+    calibration = {name for name in summary["raw pixels"] if "/ece" in name or "/nll" in name}
+    assert calibration == {f"classification/linear/{m}/all" for m in ("ece", "ece_scaled", "nll", "nll_scaled")}
+    for name, cell in summary["raw pixels"].items():
+        assert 0 <= cell["low"] < cell["mean"] < cell["high"], name
     assert len(told) == 2 + 2 * 3
+
+
+def test_what_a_recipe_may_say_of_shots():
+    said = Classification(shots=(10, "1%", "100%"))
+    assert said.shots == (10, "1%", "all") and said.draws == 5
+    assert said.leading() == "classification/linear/accuracy/all"
+    assert Classification(shots=(10, "1%")).leading() == "classification/linear/accuracy/1pct", (
+        "no sign that MLflow refuses"
+    )
+    for shots, words in (
+        ((0,), "greater"),
+        (("0.0%",), "no label at all"),
+        (("101%",), "pattern"),
+        (("all", "100%"), "twice"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Classification(shots=shots)
+
+
+def test_tables_show_accuracy_alone_and_shares_as_shares():
+    cell = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    names = [f"classification/linear/{m}/{s}" for m in ("accuracy", "macro_f1", "nll") for s in ("10", "1pct", "all")]
+    table = comparison(rows_of("r", "t", dict.fromkeys(names, cell)))
+    assert table.columns == [("linear", "10"), ("linear", "1%"), ("linear", "all")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -12,18 +13,18 @@ from pydantic import ValidationError
 from scipy import stats
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
+from ssl_pipeline.encoders.interactions import build
 from ssl_pipeline.encoders.settings_interactions import InteractionsEncoder
 from ssl_pipeline.evaluate import recommendation_baselines as baselines
 from ssl_pipeline.evaluate.recommendation import (
     Histories,
     Ranking,
     by_encoder,
-    difference,
     interval,
     per_user,
     rank,
     summarize,
-    table,
+    without,
 )
 from ssl_pipeline.evaluate.settings_recommendation import Recommendation
 from ssl_pipeline.ingest import demo_interactions
@@ -80,12 +81,43 @@ def test_coverage_of_lists_without_ties(histories):
     got = rank(lambda users: np.tile(order, (len(users), 1)), histories, Recommendation(cutoffs=(2,)))
     shown = {i for s in sequences(histories) for i in [i for i in range(ITEMS) if i not in s[:-1]][:2]}
     assert got.coverage == {2: pytest.approx(len(shown) / ITEMS)}
+    lists = [[i for i in range(ITEMS) if i not in s[:-1]][:2] for s in sequences(histories)]
+    chosen = Counter(i for s in sequences(histories) for i in s[:-2])
+    expected = np.mean([1 - chosen[i] / USERS for items in lists for i in items])
+    assert got.novelty == {2: pytest.approx(expected)}
+
+
+def test_buckets_are_thirds_of_all_interactions_and_cold_items(histories):
+    chosen = Counter(i for s in sequences(histories) for i in s[:-2])
+    total, before, third = sum(chosen.values()), 0, {}
+    for item in sorted(chosen, key=lambda i: (-chosen[i], i)):
+        third[item], before = ("head", "middle", "tail")[before * 3 // total], before + chosen[item]
+    expected = [third.get(s[-1], "cold") for s in sequences(histories)]
+    found = histories.buckets()
+    assert {name: int(users.sum()) for name, users in found.items()} == Counter(expected)
+    for name, users in found.items():
+        assert [e == name for e in expected] == users.tolist()
+
+
+def test_what_a_described_encoder_reads_off_features_and_what_off_identity(tmp_path):
+    values = np.random.default_rng(0).normal(size=(ITEMS + 2, 4)).astype(np.float32)
+    np.save(tmp_path / "item_features.npy", values)
+    facts = {"items": ITEMS, "item_features": {"dim": 4, "file": "item_features.npy"}, "folder": str(tmp_path)}
+    encoder = build(InteractionsEncoder(width=16), facts).eval()
+    found = without(encoder)
+    torch.testing.assert_close(found["identity alone"].table(), encoder.item.weight)
+    only = found["features alone"].table()[1:-1] - encoder.describe(encoder.features[1:-1])
+    assert only.std(0).max() < 1e-6  # the same for every item
+    assert not torch.equal(found["features shuffled"].features, encoder.features)
+    assert torch.equal(found["features shuffled"].features.sort(0).values, encoder.features.sort(0).values)
+    del facts["item_features"]
+    assert without(build(InteractionsEncoder(width=16), facts)) == {}
 
 
 def test_metrics_equal_torchmetrics(histories):
     values = np.random.default_rng(2).random((USERS, ITEMS), np.float32)  # it takes scores below 0 for not retrieved
     ranking = rank(lambda users: values[users], histories, Recommendation())
-    summary = summarize(ranking, Recommendation())
+    summary = summarize(ranking, Recommendation(), histories)
     rows, relevant, index = [], [], []
     for user, sequence in enumerate(sequences(histories)):
         for item in set(range(ITEMS)) - set(sequence[:-1]):
@@ -107,17 +139,19 @@ def test_intervals_are_the_percentile_bootstraps():
     ).confidence_interval
     assert ours["mean"] == pytest.approx(values.mean())
     assert ours["low"] == pytest.approx(theirs.low, abs=1e-3) and ours["high"] == pytest.approx(theirs.high, abs=1e-3)
-    better = np.clip(values + 0.01, 0, 1)
-    assert difference(better, values, 2000)["low"] > 0 > difference(values, better, 2000)["high"]
 
 
-def test_a_perfect_and_a_hopeless_ranking():
-    settings = Recommendation(cutoffs=(1, 10))
-    perfect = summarize(Ranking(np.ones(50, int), {1: 0.5, 10: 0.5}), settings)
-    assert list(perfect) == settings.metrics()
-    assert all(cell["mean"] == 1 for metric, cell in perfect.items() if "coverage" not in metric)
-    hopeless = summarize(Ranking(np.full(50, 11), {1: 0.5, 10: 0.5}), settings)
-    assert all(cell["high"] == 0 for metric, cell in hopeless.items() if "coverage" not in metric)
+def test_a_perfect_and_a_hopeless_ranking(histories):
+    settings, halves = Recommendation(cutoffs=(1, 10)), {1: 0.5, 10: 0.5}
+    perfect = summarize(Ranking(np.ones(USERS, int), halves, halves), settings, histories)
+    assert list(perfect)[: len(settings.metrics())] == settings.metrics()
+    assert all(
+        cell["mean"] == 1 for metric, cell in perfect.items() if "coverage" not in metric and "novelty" not in metric
+    )
+    hopeless = summarize(Ranking(np.full(USERS, 11), halves, halves), settings, histories)
+    assert all(
+        cell["high"] == 0 for metric, cell in hopeless.items() if "coverage" not in metric and "novelty" not in metric
+    )
     tenth = per_user(np.array([10]), 10)
     assert tenth["hr"] == 1 and tenth["ndcg"] == 1 / math.log2(11) and tenth["mrr"] == 0.1
 
@@ -130,7 +164,7 @@ def test_scores_that_are_no_numbers_are_refused(histories):
 
 def test_settings_name_their_metrics_and_refuse_repeats():
     assert "recommendation/full/ndcg_at_10/all" in Recommendation().metrics()
-    assert len(set(Recommendation().metrics())) == 12
+    assert len(set(Recommendation().metrics())) == 15
     with pytest.raises(ValidationError, match="names a length twice"):
         Recommendation(cutoffs=(5, 5))
 
@@ -195,7 +229,7 @@ def test_movielens_gives_the_known_bars(movielens):
     pack, facts = movielens
     histories, settings = Histories.of(pack, facts["items"]), Recommendation()
     found = {
-        m: summarize(rank(s, histories, settings), settings)
+        m: summarize(rank(s, histories, settings), settings, histories)
         for m, s in baselines.all_baselines(histories, settings).items()
     }
     known = {
@@ -207,8 +241,6 @@ def test_movielens_gives_the_known_bars(movielens):
 
 
 def test_an_encoder_is_ranked_from_its_pack(movielens):
-    from ssl_pipeline.encoders.interactions import build
-
     pack, facts = movielens
     torch.manual_seed(0)
     encoder = build(InteractionsEncoder(width=16, layers=1), facts).eval()
@@ -216,5 +248,3 @@ def test_an_encoder_is_ranked_from_its_pack(movielens):
     ranking = rank(by_encoder(encoder, np.load(pack / "test.items.npy", mmap_mode="r")), histories, Recommendation())
     # nothing learnt: every place is as likely
     assert len(ranking.rank) == 943 and 0.4 < ranking.rank.mean() / facts["items"] < 0.56
-    rows = table({"random encoder": ranking}, [str(u) for u in range(943)])
-    assert list(rows) == ["method", "user", "rank"] and len(rows) == 943

@@ -59,6 +59,7 @@ def test_gates_block_where_they_can_first_be_asked() -> None:
         ("a/pretext_labels", "data_pinned"): True,
         ("a/pretext_labels", "labels_balanced"): False,
         ("a/pretrained_encoder", "not_collapsed"): True,
+        ("a/features", "nothing_leaked"): True,
         ("a/classification", "metric_floor"): True,
         ("a/classification", "better_than_random"): True,
     }

@@ -240,6 +240,33 @@ def test_efficiency_without_a_single_accuracy():
         pictures.efficiency({"simclr": [(10, math.nan, 0, 1)]})
 
 
+@pytest.mark.parametrize("k", [1, 2, 12, 13, 200])
+def test_projection_of_few_and_many_classes(k):
+    rng = np.random.default_rng(0)
+    classes = [f"class {i % k}" for i in range(300)]
+    pixels = decoded(pictures.projection(rng.normal(size=(300, 2)), classes))
+    grey = has(pixels, "#e2e5ea")
+    assert (grey > 30) == (k > 12), "rarer classes are grey"
+    assert (pixels.std(-1) > 20).sum() > 500, "the others have a colour"
+
+
+def test_projection_of_hostile_names_and_points_that_coincide():
+    pictures.projection(np.zeros((4, 2)), [HOSTILE, "$", "", "raw"])
+    with pytest.raises(ValueError, match=r"3 classes for points \[4, 2\]"):
+        pictures.projection(np.zeros((4, 2)), ["a"] * 3)
+
+
+def test_corruptions_have_a_bar_and_a_dot_a_severity():
+    high, low = (
+        decoded(pictures.corruptions({"fog": [v] * 5, "snow": [v, v, v, v, 0.1]}, 0.9, 0.1)) for v in (0.8, 0.3)
+    )
+    assert high.shape == low.shape
+    bar = [int((abs(p.astype(int) - [185, 220, 243]).sum(-1) < 40).sum()) for p in (high, low)]
+    assert bar[0] > 1.8 * bar[1] > 0
+    assert has(high, "#0072b2") > 20
+    pictures.corruptions({HOSTILE: [0.0] * 5}, 0.0, 0.0)  # nothing right at all
+
+
 def test_labels_keep_their_distance_and_their_order():
     values = sorted(np.random.default_rng(1).random(30))
     moved = apart(values, 0.05)

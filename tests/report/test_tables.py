@@ -25,12 +25,16 @@ def metrics(probe: str, *means: float, half: float = 0.01, shots=("10", "100", "
 
 
 def digits() -> list:
-    rows = rows_of("supervised", "", metrics("supervised", 0.70, 0.93, 0.98))
+    rows = rows_of("supervised", "", metrics("supervised", 0.70, 0.93, 0.98), baseline=True)
     rows += rows_of(
         "digits_simclr", "simclr", metrics("linear", 0.90, 0.95, 0.965) | metrics("knn", 0.94, 0.95, 0.96), 75, 1.6e5
     )
-    rows += rows_of("random encoder", "", metrics("linear", 0.47, 0.71, 0.80) | metrics("knn", 0.5, 0.6, 0.7))
-    rows += rows_of("raw pixels", "", metrics("linear", 0.725, 0.85, 0.90) | metrics("knn", 0.7, 0.8, 0.9))
+    rows += rows_of(
+        "random encoder", "", metrics("linear", 0.47, 0.71, 0.80) | metrics("knn", 0.5, 0.6, 0.7), baseline=True
+    )
+    rows += rows_of(
+        "raw pixels", "", metrics("linear", 0.725, 0.85, 0.90) | metrics("knn", 0.7, 0.8, 0.9), baseline=True
+    )
     rows += rows_of(
         "digits_rotation", "rotation", metrics("linear", 0.74, 0.90, 0.93) | metrics("knn", 0.6, 0.7, 0.8), 80, 2e5
     )

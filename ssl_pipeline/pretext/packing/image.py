@@ -2,6 +2,9 @@
 
 Where these arrays would take more than half of the free disk, the files are kept as they were encoded instead, and images
 are decoded when they are asked for: the same pixels, for more work.
+
+Of images with boxes, the files as they were encoded are kept as well, end to end in SPLIT.originals, and beside them
+SPLIT.objects.parquet: `end` (of a file in there), `height`, `width`, `objects`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from ssl_pipeline.ingest.image_objects import OBJECT
 from ssl_pipeline.ingest.images import decode, to_square
 from ssl_pipeline.ingest.shards import SPLITS, rows
 from ssl_pipeline.pretext.pack import chunks_of, write_index
@@ -48,11 +54,13 @@ def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
         index, at = [], 0
         with (
             save(folder, split, (counts[split], channels, side, side)) as put,
+            (write_objects if "objects" in about else write_nothing)(folder, split) as put_objects,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
             for chunk in chunks_of(rows(tree, split), 64):
                 pixels = np.stack(list(pool.map(pixels_of, chunk)))
                 put(at, pixels, chunk)
+                put_objects(at, pixels, chunk)
                 at += len(chunk)
                 if split == "train":
                     block = pixels.astype(np.float64) / 255
@@ -60,6 +68,7 @@ def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
                 index += chunk
                 for row in chunk:
                     del row["image"]
+                    row.pop("objects", None)
         write_index(folder, split, index)
     mean, square = moments / counts["train"]
     std = np.sqrt(np.maximum(square - mean**2, 1e-4))
@@ -90,3 +99,26 @@ def write_encoded(folder: Path, split: str, shape: tuple[int, ...]) -> Iterator[
 
         yield put
     np.save(folder / f"{split}.ends.npy", np.cumsum(lengths, dtype=np.int64))
+
+
+@contextmanager
+def write_nothing(folder: Path, split: str) -> Iterator[Put]:
+    yield lambda at, pixels, chunk: None
+
+
+@contextmanager
+def write_objects(folder: Path, split: str) -> Iterator[Put]:
+    schema = pa.schema(
+        [("end", pa.int64()), ("height", pa.int32()), ("width", pa.int32()), ("objects", pa.list_(OBJECT))]
+    )
+    with (
+        open(folder / f"{split}.originals", "wb") as file,
+        pq.ParquetWriter(folder / f"{split}.objects.parquet", schema, compression="zstd") as writer,
+    ):
+
+        def put(at: int, pixels: np.ndarray, chunk: list[dict[str, Any]]) -> None:
+            ends = [file.write(row["image"]["bytes"]) and file.tell() for row in chunk]
+            found = [{"end": end} | {c: row[c] for c in schema.names[1:]} for end, row in zip(ends, chunk, strict=True)]
+            writer.write_table(pa.Table.from_pylist(found, schema))
+
+        yield put

@@ -2,7 +2,7 @@
 
 SPLIT.tokens.npy            uint16 [n, length]: [CLS] the document's first tokens [SEP], then padding
 SPLIT.training.tokens.npy   uint16 [blocks, length]: [CLS], then documents end to end, a [SEP] after each; no padding
-SPLIT.text.parquet          the texts themselves, for classics that count words
+SPLIT.text.parquet          the texts themselves, and `target`, the other side of a pair or null
 tokenizer.json
 """
 
@@ -30,6 +30,7 @@ CHUNK_CHARACTERS = 1 << 20
 """Of documents that are tokenized at a time."""
 SEED = 0
 """Of the documents' order in the blocks."""
+SIDES = pa.schema([("text", pa.string()), ("target", pa.string())])
 
 
 def write(tree: Path, folder: Path, settings: TextEncoder) -> dict[str, Any]:
@@ -55,10 +56,10 @@ def write_split(
     samples[:] = special.pad
     ends, unigrams, index, cut = np.zeros(count, np.int64), np.zeros(tokenizer.get_vocab_size(), np.int64), [], 0
     stream, at, total = folder / f"{split}.stream", 0, 0
-    texts = pq.ParquetWriter(folder / f"{split}.text.parquet", pa.schema([("text", pa.string())]), compression="zstd")
+    texts = pq.ParquetWriter(folder / f"{split}.text.parquet", SIDES, compression="zstd")
     with open(stream, "wb") as file, texts:
         for chunk in chunks_of_text(rows(tree, split)):
-            texts.write_table(pa.table({"text": [row["text"] for row in chunk]}))
+            texts.write_table(pa.table({side: [row[side] for row in chunk] for side in SIDES.names}, SIDES))
             for encoding in tokenizer.encode_batch_fast([row["text"] for row in chunk], add_special_tokens=False):
                 ids = np.array(encoding.ids, np.uint16)
                 seen = ids[: length - 2]
@@ -70,7 +71,7 @@ def write_split(
                 total += len(ids) + 1
                 ends[at] = total
                 at += 1
-            index += [{name: value for name, value in row.items() if name != "text"} for row in chunk]
+            index += [{name: value for name, value in row.items() if name not in SIDES.names} for row in chunk]
     samples.flush()
     write_index(folder, split, index)
     blocks = write_blocks(folder / f"{split}.training.tokens.npy", stream, ends, special.cls, length)

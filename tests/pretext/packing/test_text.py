@@ -28,6 +28,11 @@ DOCUMENTS = {
 }
 
 
+def target_of(number: int) -> str | None:
+    """Every other document is one side of a pair."""
+    return f"Storia {number}" if number % 2 else None
+
+
 @pytest.fixture
 def tree(tmp_path):
     path = tmp_path / "tree"
@@ -35,7 +40,7 @@ def tree(tmp_path):
     with Shards(path, Texts()) as shards:
         for split, texts in DOCUMENTS.items():
             for i, text in enumerate(texts):
-                sample = Texts().read(text.encode(), {})
+                sample = Texts().read(text.encode(), {"target": target_of(i)})
                 row = {"sample_id": sample.identity, "label": "ab"[i % 2], "group": None, "source": f"{split}/{i}"}
                 shards.add(split, row | sample.columns)
     return path
@@ -66,7 +71,8 @@ def test_samples_are_the_documents_first_tokens(packed):
             assert row.tolist() == expected + [0] * (16 - len(expected))
         index = pack.index(split)
         assert index["source"].tolist() == [f"{split}/{i}" for i in range(len(texts))]
-        assert pq.read_table(pack.path / f"{split}.text.parquet")["text"].to_pylist() == texts
+        kept = pq.read_table(pack.path / f"{split}.text.parquet").to_pydict()
+        assert kept == {"text": texts, "target": [target_of(i) for i in range(len(texts))]}
 
 
 def test_blocks_hold_every_token_of_every_document_once(packed):

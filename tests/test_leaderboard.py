@@ -1,0 +1,42 @@
+"""What the leaderboard compares of numbers without labels, on stages that are only summaries."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from ssl_pipeline.leaderboard import label_free
+
+LEADING = "classification/linear/accuracy/all"
+
+
+def project_of(recipes: dict[str, tuple[str, float, dict]]) -> SimpleNamespace:
+    """By recipe: digest of its data, accuracy, summary of its features."""
+    evaluated = {
+        name: {"made_from": {"features": name, "dataset": digest}, "metrics": {LEADING: {"mean": accuracy}}}
+        for name, (digest, accuracy, _) in recipes.items()
+    }
+
+    def stage(summary):
+        return SimpleNamespace(summary=summary) if summary is not None else None
+
+    return SimpleNamespace(
+        store=SimpleNamespace(
+            current=lambda owner, kind: stage(evaluated.get(owner)) if kind == "classification" else None,
+            get=lambda kind, key: stage(recipes[key][2]),
+        )
+    )
+
+
+def test_recipes_of_one_version_of_the_data_stand_together(make_recipe):
+    project = project_of(
+        {
+            "a": ("old", 0.5, {"rankme": 7, "dim": 64}),
+            "b": ("old", 0.6, {"rankme": 8, "alignment": 0.1}),
+            "c": ("new", 0.7, {"rankme": 9}),
+        }
+    )
+    recipes = [make_recipe().model_copy(update={"name": name}) for name in "abcd"]  # d was not evaluated
+    assert label_free(project, recipes) == [
+        (LEADING, {"a": {"rankme": 7, "accuracy": 0.5}, "b": {"rankme": 8, "alignment": 0.1, "accuracy": 0.6}}),
+        (LEADING, {"c": {"rankme": 9, "accuracy": 0.7}}),
+    ]
