@@ -45,10 +45,13 @@ def nothing_leaked(recipe: Recipe, features: Stage) -> Gate:
         splits = table.dropna(subset=column).groupby(column)["split"].unique()
         if len(shared := splits[splits.map(len) > 1]):
             names = ", ".join(sorted(shared.iloc[0]))
-            detail = f"{len(shared)} {what}s stand in more than one split, {shared.index[0]!r} in {names}: build the dataset again"
+            detail = (
+                f"{what}s in more than one split: {len(shared)}, such as {shared.index[0]!r} in {names}; ingest again"
+            )
             return Gate("nothing_leaked", False, detail)
     groups = table["group"].nunique()
-    return Gate("nothing_leaked", True, f"{len(table):,} samples and {groups:,} groups, each in one split")
+    counted = f"{len(table):,} samples" + (f" and {groups:,} groups" if groups else "")
+    return Gate("nothing_leaked", True, f"{counted}, each in one split")
 
 
 def metric_floor(recipe: Recipe, evaluated: Stage) -> Gate:

@@ -42,26 +42,40 @@ class Entry:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What was evaluated in one way: the same data and settings."""
+    """What was evaluated in one way: the same data, settings and task."""
 
     settings: Any
     entries: list[Entry]
 
     @property
     def baselines(self) -> dict[str, Any]:
-        """By name, controls among them. Recipes with the same encoder share them; those of another have its recipe's name."""
-        found: dict[str, Any] = {}
-        for entry in self.entries:
-            for method, metrics in entry.stage.summary["baselines"].items():
-                if found.setdefault(method, metrics) != metrics:
-                    found[f"{method}, {entry.recipe.name}"] = metrics
-        return found
+        """Metrics by name, controls among them."""
+        return {
+            self.name(entry, method): metrics
+            for entry in self.entries
+            for method, metrics in entry.stage.summary["baselines"].items()
+        }
 
     def name(self, entry: Entry, method: str) -> str:
-        """That of a method of this entry in all tables."""
-        if method == entry.recipe.name or self.baselines[method] == entry.stage.summary["baselines"][method]:
+        """That of a method of this entry in all tables. Recipes with the same encoder share their baselines; those of another
+        encoder, where they differ, and controls of all recipes but the first have the recipe's name."""
+        key = baselines_of(entry)
+        owner = next(one for one in self.entries if baselines_of(one) == key)
+        first, own = self.entries[0], entry.stage.summary["baselines"]
+        shared = method not in entry.stage.summary.get("controls", [])
+        teller = owner if shared else entry
+        if (
+            method == entry.recipe.name
+            or teller is first
+            or own[method] == first.stage.summary["baselines"].get(method)
+        ):
             return method
-        return f"{method}, {entry.recipe.name}"
+        return f"{method}, {teller.recipe.name}"
+
+
+def baselines_of(entry: Entry) -> str:
+    """The key of their stage."""
+    return entry.stage.summary["made_from"]["baselines"]
 
 
 def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say: Say = print) -> Stage:
@@ -81,12 +95,9 @@ def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say:
         for number, one in enumerate(found):
             if drawn := cost(one):
                 (folder / f"cost_{number}_{one.settings.kind}.png").write_bytes(drawn)
-        table: dict[str, list[Any]] = {}
-        for name, stage in evaluated.items():
-            methods = {name.split()[0]: stage.summary["metrics"]} | stage.summary["baselines"]
-            table |= curves.efficiency_table(methods, stage.summary.get("labels_a_class"))
-        if table:
-            (folder / "efficiency.png").write_bytes(pictures.efficiency(table))
+            methods = {entry.recipe.name: entry.stage.summary["metrics"] for entry in one.entries} | one.baselines
+            if table := curves.efficiency_table(methods, one.entries[0].stage.summary.get("labels_a_class")):
+                (folder / f"efficiency_{number}_{one.settings.kind}.png").write_bytes(pictures.efficiency(table))
         key = project.store.key("leaderboard", config, inputs, CODE_VERSION)
         return {"recipes": len(recipes), "table": markdown} | log(project, dataset_name, key, found, folder)
 
@@ -96,18 +107,31 @@ def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say:
 
 
 def protocols(project: Project, dataset_name: str, recipes: list[Recipe]) -> list[Protocol]:
-    """Those of these recipes on the dataset that were evaluated, together where they were in the same way."""
-    found: dict[tuple[str, str], Protocol] = {}
+    """Those of these recipes on the dataset that were evaluated as they say now, together where that was in the same way."""
+    found: dict[tuple[str, str, str], Protocol] = {}
     for recipe in recipes:
         for settings in recipe.evaluations:
-            stage = project.store.current(recipe.name, settings.kind)
+            stage = measured(project, recipe, settings)
             if recipe.dataset != dataset_name or not stage:
                 continue
-            key = settings.model_dump_json(), stage.summary["made_from"]["dataset"]
-            trained = project.store.current(recipe.name, "pretrained_encoder")
+            key = (
+                settings.model_dump_json(),
+                str(settings.task_of(recipe.encoder)),
+                stage.summary["made_from"]["dataset"],
+            )
+            extracted = project.store.get("features", stage.summary["made_from"]["features"])
+            trained = extracted and project.store.get(
+                "pretrained_encoder", extracted.summary["made_from"]["pretrained_encoder"]
+            )
             entry = Entry(recipe, stage, trained.summary if trained else {})
             found.setdefault(key, Protocol(settings, [])).entries.append(entry)
     return list(found.values())
+
+
+def measured(project: Project, recipe: Recipe, settings: Any) -> Stage | None:
+    """The evaluation's current stage, unless its settings were changed since."""
+    stage = project.store.current(recipe.name, settings.kind)
+    return stage if stage and stage.config["evaluation"] == settings.model_dump(mode="json") else None
 
 
 def comparisons(project: Project, dataset_name: str, recipes: list[Recipe]) -> list[Comparison]:
@@ -136,7 +160,7 @@ def tests(project: Project, one: Protocol) -> str:
     scores were kept of samples."""
     own: dict[str, Any] = {}
     for entry in one.entries:
-        reference = project.store.get("baselines", entry.stage.summary["made_from"]["baselines"])
+        reference = project.store.get("baselines", baselines_of(entry))
         scores = paired.read(entry.stage.path) | (paired.read(reference.path) if reference else {})
         for method in dict.fromkeys(method for method, _ in scores):
             values = leading(one, by_metric(scores, method))
@@ -175,8 +199,8 @@ def label_free(project: Project, recipes: list[Recipe]) -> list[tuple[str, dict[
     and the metric's value as its `accuracy`."""
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for recipe in recipes:
-        stage = project.store.current(recipe.name, "classification")
         settings = next((e for e in recipe.evaluations if e.kind == "classification"), None)
+        stage = measured(project, recipe, settings) if settings else None
         extracted = project.store.get("features", stage.summary["made_from"]["features"]) if stage else None
         if stage and settings and extracted:
             numbers = {name: extracted.summary[name] for name in measures.MEASURES if name in extracted.summary}

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Stage:
     path: Path
     summary: dict[str, Any]
     reused: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    """The slice of the recipe that made it."""
 
 
 class Store:
@@ -93,7 +95,7 @@ class Store:
             write_json(partial / "stage.json", record)
             partial.rename(final)
             fsync(final.parent)
-        return Stage(stage, key, final, summary)
+        return Stage(stage, key, final, summary, config=config)
 
     def get(self, stage: str, key: str) -> Stage | None:
         """The finished stage under this key, or None."""
@@ -102,7 +104,7 @@ class Store:
             record = json.loads((path / "stage.json").read_text())
         except FileNotFoundError:
             return None
-        return Stage(stage, key, path, record["summary"], reused=True)
+        return Stage(stage, key, path, record["summary"], reused=True, config=record["config"])
 
     def finished(self, stage: str) -> Iterator[Stage]:
         """All finished folders of a stage."""

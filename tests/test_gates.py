@@ -24,8 +24,8 @@ def test_splits_that_share_nothing_pass(tmp_path, make_recipe):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"sample_id": list("abca")}, "1 samples stand in more than one split, 'a' in test, train"),
-        ({"group": [None, "g", "h", "g"]}, "1 groups stand in more than one split, 'g' in test, train"),
+        ({"sample_id": list("abca")}, "samples in more than one split: 1, such as 'a' in test, train"),
+        ({"group": [None, "g", "h", "g"]}, "groups in more than one split: 1, such as 'g' in test, train"),
     ],
 )
 def test_a_training_sample_or_its_group_in_the_test_split_is_caught(tmp_path, make_recipe, columns, words):

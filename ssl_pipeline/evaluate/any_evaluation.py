@@ -10,6 +10,7 @@ from ssl_pipeline.evaluate.settings import Classification, EvaluationPart, FineT
 from ssl_pipeline.evaluate.settings_clustering import Clustering
 from ssl_pipeline.evaluate.settings_detection import Detection
 from ssl_pipeline.evaluate.settings_forecasting import Forecasting
+from ssl_pipeline.evaluate.settings_multi_label import MultiLabel
 from ssl_pipeline.evaluate.settings_recommendation import Recommendation
 from ssl_pipeline.evaluate.settings_retrieval import Retrieval
 from ssl_pipeline.evaluate.settings_robustness import Robustness
@@ -20,6 +21,7 @@ EVALUATIONS: tuple[type[EvaluationPart], ...] = (
     Pretext,
     Classification,
     FineTuning,
+    MultiLabel,
     Clustering,
     Robustness,
     Retrieval,

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -149,7 +148,7 @@ def train_on_labels(recipe: Recipe, pack: Pack, labels: Labels, job: Job, model:
     )
     chosen = labels.subset(job.shots, job.draw)
     rows = labels.rows["train"][chosen]
-    target = torch.from_numpy(np.searchsorted(labels.names, labels.classes["train"][chosen]))
+    target = labels.target(chosen)
     stored, chance, shown = pack.samples("train"), generator(job.draw, "supervised", str(job.shots)), training.views
     encoder: Any = model[0]
     batch_size = min(BATCH_SIZE, len(rows))
@@ -170,20 +169,25 @@ def train_on_labels(recipe: Recipe, pack: Pack, labels: Labels, job: Job, model:
                     inputs = encoder.read(samples)
                     inputs = shown.render(inputs, views) if shown else inputs
                 logits = model(inputs)
-            F.cross_entropy(logits.float(), target[batch].to(device)).backward()
+            labels.loss(logits.float(), target[batch].to(device)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return model.eval()
 
 
-@torch.inference_mode()
 def answered(recipe: Recipe, pack: Pack, labels: Labels, model: Classifier, split: str) -> Answer:
     """Of the labelled samples of a split."""
+    probabilities = logits_of(recipe, pack, model, split)[labels.rows[split]].softmax(1).numpy()
+    return Answer(np.array(labels.names)[probabilities.argmax(1)], probabilities)
+
+
+@torch.inference_mode()
+def logits_of(recipe: Recipe, pack: Pack, model: Classifier, split: str) -> torch.Tensor:
+    """Of all samples of a split, float32 `[n, classes]` on the CPU."""
     device, stored, found = pick_device(recipe.pretrain.device), pack.samples(split), []
     encoder: Any = model[0]
     for at in range(0, rows_in(stored), 1024):
         samples = {k: torch.from_numpy(v).to(device) for k, v in take(stored, slice(at, at + 1024)).items()}
-        found.append(model(encoder.read(samples)).float().softmax(1).cpu())
-    probabilities = torch.cat(found)[labels.rows[split]].numpy()
-    return Answer(np.array(labels.names)[probabilities.argmax(1)], probabilities)
+        found.append(model(encoder.read(samples)).float().cpu())
+    return torch.cat(found)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -29,6 +31,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.scores import Answer, interval_of, rare, scores
@@ -76,6 +79,13 @@ class Labels:
             order = np.random.default_rng(int.from_bytes(seed, "big")).permutation(np.flatnonzero(classes == name))
             chosen.append(order[: shots if isinstance(shots, int) else max(1, round(share(shots) * len(order)))])
         return np.concatenate(chosen)
+
+    def target(self, chosen: np.ndarray) -> Tensor:
+        """What a network is trained to say of training samples: indices into `names`."""
+        return torch.from_numpy(np.searchsorted(self.names, self.classes["train"][chosen]))
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target)
 
     def most(self, settings: LabelSubsets) -> Shots:
         """The shots that give the most labels."""
@@ -127,6 +137,10 @@ def labels_of(pack: Pack) -> Labels:
     found = Labels(rows, {s: index[s].to_numpy(dtype=object)[rows[s]].astype(str) for s in SPLITS})
     if missing := [split for split in SPLITS if not len(rows[split])]:
         raise PipelineError(f"no labels in the {missing[0]} split; label more samples or set evaluations: []")
+    if len(found.names) < 2:
+        raise PipelineError(
+            f"one class only in the train split ({found.names[0]!r}): change the split or drop this evaluation"
+        )
     return found
 
 

@@ -214,7 +214,10 @@ def projected(x: np.ndarray) -> np.ndarray:
     """`[n, dim]` -> `[n, 2]`, neighbours near neighbours (van der Maaten & Hinton 2008, t-SNE), by cosine and from the principal
     components on. One thread: sums in another order would end in another picture."""
     perplexity = min(30.0, (len(x) - 1) / 3)
-    model = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0)
+    start = (
+        "pca" if np.ptp(x, 0).any() else "random"
+    )  # components of a single point are NaN, on which scikit-learn crashes
+    model = TSNE(2, perplexity=perplexity, init=start, metric="cosine", random_state=0)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of features that are all alike
         return model.fit_transform(x)

@@ -56,13 +56,13 @@ def own(recipe: Recipe, pack: Pack, encoder: Any, features: Any, folder: Path, s
     """The detector on this encoder, trained once for each seed."""
     train, test, names = splits_of(pack, encoder.channels)
     made_by: Any = settings_in(folder)
-    scores, found = [], []
+    scores, found, truth = [], [], truths(test, settings)
     for seed in range(settings.seeds):
         found.append(detections(encoder, made_by, train, test, len(names), settings, seed, recipe.pretrain.device))
-        scores.append(average_precision(found[-1], truths(test, settings), names))
+        scores.append(average_precision(found[-1], truth, names))
     shown = shown_rows(test)
     images = [test.at(row, settings.image_size)[0] for row in shown]
-    true, first = [truths(test, settings)[row] for row in shown], [found[0][row] for row in shown]
+    true, first = [truth[row] for row in shown], [found[0][row] for row in shown]
     per_class = {name: interval([score[f"class {name}"] for score in scores]) for name in test.names}
     return Result(
         cells(scores, settings),
@@ -147,6 +147,7 @@ def splits_of(pack: Pack, channels: int) -> tuple[Annotated, Annotated, list[str
 
 
 def truths(test: Annotated, settings: Detection) -> list[Boxes]:
+    """Of each image, in pixels of the size that the detector sees."""
     return [test.at(row, settings.image_size)[1] for row in range(len(test))]
 
 

@@ -5,7 +5,8 @@
     skill        1 - squared error / squared error of the last value (Murphy 1988, eq. 4): 0 is as good as repeating it
 
 Every method foretells the change from the last value that is known (Zeng et al. 2023, NLinear, section 4.2), in units of the
-training split's mean and deviation. Windows of the test split come later than those of training, or from other recordings.
+training split's deviation; an encoder that normalises each window (RevIN) foretells it in units of that window's known part.
+Windows of the test split come later than those of training, or from other recordings.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from ssl_pipeline.encoders.encoder import build
 from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings_forecasting import Forecasting
 from ssl_pipeline.ingest.item import SPLITS
+from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.pretrain.compute import pick_device
+from ssl_pipeline.pretrain.loop import schedule
 
 if TYPE_CHECKING:
     from ssl_pipeline.recipe import Recipe
@@ -44,7 +48,8 @@ def own(
 ) -> Result:
     """A linear forecast from this encoder's tokens, and how it looks."""
     series = standardised(pack, encoder)
-    change = forecast({split: tokens(encoder, x, settings) for split, x in series.items()}, series, settings)
+    refuse_still(series, settings)
+    change = forecast(inputs_of(encoder, series, settings), series, settings, encoder.instance)
     shown = torch.linspace(0, len(change) - 1, min(EXAMPLES, len(change))).long().numpy()
     known, truth = parts(series["test"], settings)
     last = known[:, :, -1:].numpy()
@@ -59,11 +64,9 @@ def baselines(recipe: Recipe, pack: Pack, settings: Forecasting, step: Callable[
     """The metrics of every baseline by its name."""
     fresh = [seeded(recipe, pack, draw) for draw in range(settings.random_encoders)]
     series = standardised(pack, fresh[0])
+    refuse_still(series, settings)
     step("random encoder")
-    changes = [
-        forecast({split: tokens(encoder, x, settings) for split, x in series.items()}, series, settings)
-        for encoder in fresh
-    ]
+    changes = [forecast(inputs_of(one, series, settings), series, settings, one.instance) for one in fresh]
     step("linear forecast")
     raw = {split: (known - known[:, :, -1:]).flatten(1).numpy() for split, (known, _) in both(series, settings).items()}
     answer = {
@@ -78,9 +81,10 @@ def baselines(recipe: Recipe, pack: Pack, settings: Forecasting, step: Callable[
 
 
 def seeded(recipe: Recipe, pack: Pack, draw: int) -> Any:
+    """The recipe's encoder with fresh weights."""
     with torch.random.fork_rng():
         torch.manual_seed(draw)
-        return build(recipe.encoder.without_weights(), pack.given).eval()
+        return build(recipe.encoder.without_weights(), pack.given).eval().to(pick_device(recipe.pretrain.device))
 
 
 def standardised(pack: Pack, encoder: Any) -> Series:
@@ -95,7 +99,18 @@ def parts(x: Tensor, settings: Forecasting) -> tuple[Tensor, Tensor]:
     return x[:, :, : -settings.horizon], x[:, :, -settings.horizon :]
 
 
+def refuse_still(series: Series, settings: Forecasting) -> None:
+    """Raises PipelineError where a split has nothing to foretell: shorter windows are filled up with their last value."""
+    for split, (known, target) in both(series, settings).items():
+        if not (target != known[:, :, -1:]).any():
+            raise PipelineError(
+                f"forecasting: nothing changes in the last {settings.horizon} steps of the {split} split's windows; shorter ones "
+                "are filled up to the encoder's length: lower encoder.length to that of the windows, or horizon"
+            )
+
+
 def both(series: Series, settings: Forecasting) -> dict[str, tuple[Tensor, Tensor]]:
+    """`parts` of each split."""
     return {split: parts(x, settings) for split, x in series.items()}
 
 
@@ -105,6 +120,17 @@ def seen(x: Tensor, settings: Forecasting) -> Tensor:
     return torch.cat([known, known[:, :, -1:].expand(-1, -1, settings.horizon)], 2)
 
 
+def scales(series: Series, settings: Forecasting, instance: bool) -> dict[str, Any]:
+    """What the change is counted in: 1, or each window's deviation in its known part `[n, channels, 1]`."""
+    if not instance:
+        return dict.fromkeys(series, 1.0)
+    return {split: known.std(2, keepdim=True).clamp_min(1e-3) for split, (known, _) in both(series, settings).items()}
+
+
+def inputs_of(encoder: Any, series: Series, settings: Forecasting) -> dict[str, np.ndarray]:
+    return {split: tokens(encoder, x, settings) for split, x in series.items()}
+
+
 @torch.inference_mode()
 def tokens(encoder: Any, x: Tensor, settings: Forecasting) -> np.ndarray:
     """`[n, places * width]`"""
@@ -112,10 +138,16 @@ def tokens(encoder: Any, x: Tensor, settings: Forecasting) -> np.ndarray:
     return torch.cat([encoder.tokens(part.to(encoder.device)).float().flatten(1).cpu() for part in chunks]).numpy()
 
 
-def forecast(inputs: dict[str, np.ndarray], series: Series, settings: Forecasting) -> np.ndarray:
+def forecast(
+    inputs: dict[str, np.ndarray], series: Series, settings: Forecasting, instance: bool = False
+) -> np.ndarray:
     """The change from the last value `[n, channels, horizon]` in the test split, from inputs `[n, dim]` of each split."""
     known, target = zip(*(parts(series[split], settings) for split in SPLITS), strict=True)
-    change = [(t - k[:, :, -1:]).flatten(1).numpy() for k, t in zip(known, target, strict=True)]
+    scale = scales(series, settings, instance)
+    change = [
+        ((t - k[:, :, -1:]) / scale[split]).flatten(1).numpy()
+        for split, k, t in zip(SPLITS, known, target, strict=True)
+    ]
     scaler = StandardScaler().fit(inputs["train"])
     train, validation, test = (scaler.transform(inputs[split]) for split in SPLITS)
     best, answer = np.inf, np.empty(0)
@@ -124,34 +156,35 @@ def forecast(inputs: dict[str, np.ndarray], series: Series, settings: Forecastin
         error = float(np.square(model.predict(validation) - change[1]).mean())
         if error < best:
             best, answer = error, model.predict(test)
-    return answer.reshape(target[2].shape)
+    return answer.reshape(target[2].shape) * np.asarray(scale["test"])
 
 
 def supervised(encoder: Any, series: Series, settings: Forecasting) -> np.ndarray:
     """As `forecast`, of the network and a linear head trained for it from scratch."""
     known, target = parts(series["train"], settings)
-    inputs, change = seen(series["train"], settings), (target - known[:, :, -1:]).flatten(1)
+    scale = scales(series, settings, encoder.instance)
+    inputs, change = seen(series["train"], settings), ((target - known[:, :, -1:]) / scale["train"]).flatten(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         head = nn.Linear(encoder.tokens(inputs[:1].to(encoder.device)).flatten(1).shape[1], change.shape[1])
     head.to(encoder.device)
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, settings.supervised_steps)
     generator = torch.Generator().manual_seed(0)
     encoder.train()
-    for _ in range(settings.supervised_steps):
+    for step in range(settings.supervised_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * schedule(step, settings.supervised_steps // 10, settings.supervised_steps)
         rows = torch.randint(len(inputs), (BATCH_SIZE,), generator=generator)
         answer = head(encoder.tokens(inputs[rows].to(encoder.device)).float().flatten(1))
         nn.functional.mse_loss(answer, change[rows].to(encoder.device)).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
     encoder.eval()
     with torch.inference_mode():
         found = head(torch.from_numpy(tokens(encoder, series["test"], settings)).to(encoder.device)).cpu().numpy()
-    return found.reshape(parts(series["test"], settings)[1].shape)
+    return found.reshape(parts(series["test"], settings)[1].shape) * np.asarray(scale["test"])
 
 
 def summarize(changes: list[np.ndarray], series: Series, settings: Forecasting) -> Metrics:

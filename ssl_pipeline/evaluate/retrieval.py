@@ -167,7 +167,9 @@ def summarize(draws: list[Ranks], pairs: Pairs, settings: Retrieval) -> Metrics:
             hit = np.mean([draw[direction] <= k for draw in draws], axis=0)
             hits = np.bincount(image, hit, minlength=pairs.images)
             spread = (resampled @ hits) / (resampled @ queries)
-            cell = interval(float(hit.mean()), spread, pairs.images) | {"scores": hits / queries}
+            cell = interval(float(hit.mean()), spread, pairs.images) | {
+                "scores": hits * pairs.images / queries.sum()
+            }  # their mean is the recall
             values[f"retrieval/{direction}/recall_at_{k}/all"] = cell
         medians = [np.median(draw[direction]) for draw in draws]
         spread = np.concatenate([list(resampled_medians(draw[direction], image, resampled)) for draw in draws])

@@ -87,6 +87,8 @@ def ece(truth: np.ndarray, probabilities: np.ndarray, names: list[str]) -> float
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     target, given = known(truth, probabilities, names)
+    if not len(target):
+        return math.nan
     # a sum of 1 + 1e-7 would be taken for logits
     return float(
         multiclass_calibration_error(
@@ -97,6 +99,8 @@ def ece(truth: np.ndarray, probabilities: np.ndarray, names: list[str]) -> float
 
 def nll(truth: np.ndarray, probabilities: np.ndarray, names: list[str]) -> float:
     target, given = known(truth, probabilities, names)
+    if not len(target):
+        return math.nan
     return float(log_loss(target, given, labels=np.arange(len(names))))
 
 
@@ -108,7 +112,10 @@ def known(truth: np.ndarray, probabilities: np.ndarray, names: list[str]) -> tup
 
 
 def temperature(truth: np.ndarray, probabilities: np.ndarray, names: list[str]) -> float:
-    """What logits have to be divided by for the smallest NLL on these samples, from 0.05 to 20."""
+    """What logits have to be divided by for the smallest NLL on these samples, from 0.05 to 20; 1 where none is of a class that
+    the classifier knows."""
+    if not np.isin(truth, names).any():
+        return 1.0
     found = minimize_scalar(
         lambda log_t: nll(truth, tempered(probabilities, math.exp(log_t)), names),
         bounds=(math.log(0.05), math.log(20)),
@@ -126,9 +133,12 @@ def tempered(probabilities: np.ndarray, t: float) -> np.ndarray:
 def standard_error(measure: Callable[[np.ndarray], float], samples: int) -> float:
     """Of a metric because the test split is finite: the jackknife that leaves out one part at a time (Efron and Tibshirani
     1993, section 11.5)."""
-    part = np.random.default_rng(0).permutation(samples) % PARTS
-    left_out = [measure(part != p) for p in range(PARTS)]
-    return float(math.sqrt(PARTS - 1) * np.nanstd(left_out))
+    parts = min(PARTS, samples)
+    if parts < 2:
+        return math.nan
+    part = np.random.default_rng(0).permutation(samples) % parts
+    left_out = np.array([measure(part != p) for p in range(parts)])
+    return float(math.sqrt(parts - 1) * np.nanstd(left_out)) if np.isfinite(left_out).any() else math.nan
 
 
 def interval_of(name: str, values: list[float], error: float) -> dict[str, float]:

@@ -44,6 +44,10 @@ class EvaluationPart(Part):
             )
         return self
 
+    def task_of(self, encoder: EncoderPart) -> dict[str, Any]:
+        """What of an encoder makes it another task, so that numbers do not compare."""
+        return {}
+
     def metrics(self) -> list[str]:
         """Names of the metrics it yields, `kind/probe/metric/shots`."""
         raise NotImplementedError
@@ -91,7 +95,10 @@ class LabelSubsets(EvaluationPart):
         ]
 
     def caption(self, summary: dict[str, Any]) -> str:
-        return f"test accuracy in percent by labels a class, {summary['test_samples']:,} test samples, {INTERVAL}"
+        return (
+            f"test accuracy in percent by labels a class, choices on a labelled validation split, {summary['test_samples']:,} test "
+            f"samples, {INTERVAL}"
+        )
 
 
 def share(percent: str) -> float:
@@ -100,7 +107,7 @@ def share(percent: str) -> float:
 
 
 def named(shots: Shots) -> str:
-    """As in the names of metrics, in which MLflow takes no per cent sign: `10`, `1pct`, `all`."""
+    """As in the names of metrics, in which MLflow takes no percent sign: `10`, `1pct`, `all`."""
     return str(shots).replace("%", "pct")
 
 

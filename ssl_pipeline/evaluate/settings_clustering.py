@@ -38,7 +38,7 @@ class Clustering(EvaluationPart):
 
     def caption(self, summary: dict[str, Any]) -> str:
         return (
-            f"in per cent, {summary['test_samples']:,} test samples of {len(summary['classes'])} classes; neighbours by cosine, "
+            f"in percent, {summary['test_samples']:,} test samples of {len(summary['classes'])} classes; neighbours by cosine, "
             "each sample a query among the others; k-means with as many clusters as classes, matched to them one to one for its "
             "accuracy; mean and 95% interval over starts and the finite test split"
         )

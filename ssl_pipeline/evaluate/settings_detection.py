@@ -24,7 +24,8 @@ class Detection(EvaluationPart):
         "for the same number of steps as one that starts from random weights, which is supervised training from scratch."
     )
     frozen: bool = False
-    """True trains the detector's own layers alone, on the encoder as it is; false fine-tunes the encoder as well."""
+    """True trains the detector's own layers alone, on the encoder's weights as they are (batch statistics are measured anew);
+    false fine-tunes the encoder as well."""
     steps: int = Field(300, ge=1)
     batch_size: int = Field(8, ge=1)
     image_size: int = Field(256, ge=32, le=2048)

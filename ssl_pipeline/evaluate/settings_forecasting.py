@@ -47,5 +47,8 @@ class Forecasting(EvaluationPart):
     def caption(self, summary: dict[str, Any]) -> str:
         return (
             f"skill in percent: the share of the last value's squared error that is saved, {self.horizon} steps ahead, "
-            f"{summary['test_samples']:,} test windows, 95% interval over resampled windows"
+            f"{summary['test_samples']:,} test windows, 95% interval over resampled windows, as if none shared a recording"
         )
+
+    def task_of(self, encoder: EncoderPart) -> dict[str, Any]:
+        return encoder.model_dump(include={"length", "fit"})

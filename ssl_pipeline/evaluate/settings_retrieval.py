@@ -45,6 +45,6 @@ class Retrieval(EvaluationPart):
 
     def caption(self, summary: dict[str, Any]) -> str:
         return (
-            f"recall in per cent, {summary['test_samples']:,} test images with {summary['captions']:,} captions, 95% interval over "
+            f"recall in percent, {summary['test_samples']:,} test images with {summary['captions']:,} captions, 95% interval over "
             "resampled images"
         )

@@ -45,6 +45,9 @@ class Robustness(EvaluationPart):
         views = suited(self.supervised_views, encoder.kind, "supervised_views", MILD)
         return super().fitted(encoder).model_copy(update={"supervised_views": views})
 
+    def task_of(self, encoder: EncoderPart) -> dict[str, Any]:
+        return encoder.model_dump(include={"image_size"})
+
     def metrics(self) -> list[str]:
         return [self.leading(), "robustness/linear/relative/all"]
 
@@ -53,7 +56,7 @@ class Robustness(EvaluationPart):
 
     def caption(self, summary: dict[str, Any]) -> str:
         return (
-            f"in per cent, {summary['test_samples']:,} test images under {len(self.corruptions)} corruptions at five severities "
+            f"in percent, {summary['test_samples']:,} test images under {len(self.corruptions)} corruptions at five severities "
             f"(made for images of 224 pixels, so harsher to smaller ones; {summary['corrupted_as']}): the mean accuracy, the clean "
             "one, and the first as a share of the second, which guessing keeps whole; 95% interval over test images"
         )

@@ -68,6 +68,6 @@ class Translation(EvaluationPart):
 
     def caption(self, summary: dict[str, Any]) -> str:
         return (
-            f"sacreBLEU ({summary['signatures']['bleu']}) and chrF in per cent, {summary['test_samples']:,} test sentences, mean "
+            f"sacreBLEU ({summary['signatures']['bleu']}) and chrF in percent, {summary['test_samples']:,} test sentences, mean "
             f"and 95% interval over {self.seeds} seeds and the finite test split; the random encoder has the same training"
         )

@@ -20,11 +20,13 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from torch import Tensor
 
 from ssl_pipeline.encoders.encoder import build
-from ssl_pipeline.evaluate.classification import Labels, interval, labels_of
+from ssl_pipeline.evaluate.classification import interval
 from ssl_pipeline.evaluate.result import Cell, Metrics, Result
 from ssl_pipeline.evaluate.settings_zero_shot import ZeroShot
 from ssl_pipeline.features.extract import embed
+from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.pretrain.compute import pick_device
 
 if TYPE_CHECKING:
     from ssl_pipeline.recipe import Recipe
@@ -36,24 +38,37 @@ def own(
     recipe: Recipe, pack: Pack, encoder: Any, features: dict[str, np.ndarray], folder: Path, settings: ZeroShot
 ) -> Result:
     """From the images' embeddings `features["test"]`."""
-    labels = labels_of(pack)
-    answer = predicted(encoder, labels.take(features)["test"], labels.names, settings)
-    matrix = confusion_matrix(labels.classes["test"], answer, labels=labels.names)
-    facts = {"classes": labels.names, "test_samples": len(answer)}
-    return Result(summarize([answer], labels), {"confusion": ("confusion", matrix, labels.names)}, facts=facts)
+    rows, truth, names = tested(pack)
+    answer = predicted(encoder, features["test"][rows], names, settings)
+    matrix = confusion_matrix(truth, answer, labels=names)
+    facts = {"classes": names, "test_samples": len(answer)}
+    return Result(summarize([answer], truth), {"confusion": ("confusion", matrix, names)}, facts=facts)
 
 
 def baselines(recipe: Recipe, pack: Pack, settings: ZeroShot, step: Callable[[str], None]) -> dict[str, Metrics]:
     """The metrics of every baseline by its name."""
-    labels, answers = labels_of(pack), []
+    (rows, truth, names), answers = tested(pack), []
     step("random encoder")
     for draw in range(settings.random_encoders):
         with torch.random.fork_rng():
             torch.manual_seed(draw)
-            fresh = build(recipe.encoder.without_weights(), pack.given).eval()
-        images = embed(fresh, pack.samples("test"), recipe.pretrain)[labels.rows["test"]]
-        answers.append(predicted(fresh, images, labels.names, settings))
-    return {"random encoder": summarize(answers, labels), "chance": at_chance(labels)}
+            fresh = build(recipe.encoder.without_weights(), pack.given).eval().to(pick_device(recipe.pretrain.device))
+        images = embed(fresh, pack.samples("test"), recipe.pretrain)[rows]
+        answers.append(predicted(fresh, images, names, settings))
+    return {"random encoder": summarize(answers, truth), "chance": at_chance(names)}
+
+
+def tested(pack: Pack) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The labelled rows of the test split, their classes, and those that there are. Raises PipelineError for fewer than two."""
+    column = pack.index("test")["label"]
+    rows = np.flatnonzero(column.notna())
+    truth = column.to_numpy(dtype=object)[rows].astype(str)
+    names = np.unique(truth).tolist()
+    if len(names) < 2:
+        raise PipelineError(
+            f"zero_shot: {len(names)} classes in the test split, it needs two: label more samples or drop it"
+        )
+    return rows, truth, names
 
 
 def predicted(encoder: Any, images: np.ndarray, names: list[str], settings: ZeroShot) -> np.ndarray:
@@ -68,13 +83,13 @@ def prompted(encoder: Any, names: list[str], settings: ZeroShot) -> Tensor:
     """Unit embeddings of the classes `[classes, dim]`."""
     encoder.eval()
     said = [settings.names.get(name, name.replace("_", " ")).lower() for name in names]
-    texts = [prompt.format(name) for name in said for prompt in settings.prompts]
+    texts = [prompt.replace("{}", name) for name in said for prompt in settings.prompts]
     embedded = F.normalize(encoder.text(encoder.tokenize(texts).to(encoder.device)).float(), dim=1)
     return F.normalize(embedded.unflatten(0, (len(names), -1)).mean(1), dim=1).cpu()
 
 
-def summarize(answers: list[np.ndarray], labels: Labels) -> Metrics:
-    truth = labels.classes["test"]
+def summarize(answers: list[np.ndarray], truth: np.ndarray) -> Metrics:
+    """Of predicted classes `[n]`, an encoder each."""
     accuracy = interval([float((answer == truth).mean()) for answer in answers], len(truth))
     accuracy |= {"scores": np.mean([answer == truth for answer in answers], axis=0)}
     return cells(accuracy, class_mean([balanced_accuracy_score(truth, answer) for answer in answers], answers, truth))
@@ -91,9 +106,9 @@ def class_mean(means: list[float], answers: list[np.ndarray], truth: np.ndarray)
     return {"mean": float(np.mean(means)), "low": float(low), "high": float(high)}
 
 
-def at_chance(labels: Labels) -> Metrics:
+def at_chance(names: list[str]) -> Metrics:
     """A class named at random, each as likely."""
-    share = 1 / len(labels.names)
+    share = 1 / len(names)
     cell = {"mean": share, "low": share, "high": share}
     return cells(cell, cell)
 

@@ -23,7 +23,7 @@ def of(stage: Stage) -> Metadata:
     """Everything worth showing of a finished stage."""
     shown: Metadata = {"made": dg.TextMetadataValue("reused" if stage.reused else "computed")}
     for name, value in stage.summary.items():
-        if name not in ("baselines", "mlflow_url") and value is not None and value not in ({}, []):
+        if name not in ("baselines", "controls", "mlflow_url") and value is not None and value not in ({}, []):
             shown[name] = _shown(name, value, stage.summary.get("baselines") or {})
     shown |= {_title(p): dg.MarkdownMetadataValue(_picture(p)) for p in sorted(stage.path.glob("*.png"))}
     return shown | _links(stage.summary) | {"folder": dg.PathMetadataValue(str(stage.path))}

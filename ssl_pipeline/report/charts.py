@@ -126,7 +126,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> bytes:
     if k == 0 or counts.shape != (k, k) or not np.isfinite(counts).all() or (counts < 0).any():
         raise ValueError(f"a confusion matrix of {k} classes needs [{k}, {k}] counts, not {list(counts.shape)}")
     share = counts / counts.sum(1, keepdims=True).clip(1e-12)
-    # the square root lifts the few per cent of a common mistake out of the paper's white
+    # the square root lifts the few percent of a common mistake out of the paper's white
     right = blend(share, (0.93, 0.96, 0.98), (0.0, 0.33, 0.60))
     wrong = blend(np.sqrt(share), (1.0, 1.0, 1.0), (0.76, 0.29, 0.0))
     pixels = np.where(np.eye(k, dtype=bool)[..., None], right, wrong)
@@ -349,7 +349,7 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def number(value: float, metric: str, tick: bool = False) -> str:
-    """A value as its metric is read: shares in per cent, large ones with thousands marks."""
+    """A value as its metric is read: shares in percent, large ones with thousands marks."""
     if "accuracy" in metric or metric.endswith("_share"):
         return f"{100 * value:.3g}%" if tick else f"{100 * value:.1f}%"
     if 1000 <= abs(value) < 1e7:

@@ -26,5 +26,5 @@ def differences(metric: str, found: Sequence[tuple[tuple[str, str], Paired]]) ->
     return (
         f"### On the same test samples\n\n{table}\n\nIntervals are over resampled test samples (label draws averaged), p by "
         f"swapping the two methods' scores, corrected for {comparisons} (Holm 1979). Samples of one group count as if they were "
-        "independent.\n"
+        "independent. The tests are about these trained encoders: another seed of pretraining may differ by more.\n"
     )

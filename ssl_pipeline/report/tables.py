@@ -72,7 +72,7 @@ class Line:
 
 
 class Comparison:
-    """Recipes in the given order, then the baselines. Best of a column bold, recipes above both baselines starred."""
+    """Recipes in the given order, then the baselines. Best of a column bold, recipes above all that is to be beaten starred."""
 
     def __init__(self, rows: Sequence[Row], caption: str = "") -> None:
         self.caption = caption
@@ -83,7 +83,7 @@ class Comparison:
         self.columns = sorted(columns, key=lambda c: (order.get(c[0], 9), labels_in(c[1])))
 
     def text(self, line: Line, column: Column) -> str:
-        """`91.2 ±0.6*` in per cent; the larger side of an uneven interval."""
+        """`91.2 ±0.6*` in percent; the larger side of an uneven interval."""
         cell = line.cells.get(column)
         if cell is None or not math.isfinite(cell.mean):
             return MISSING
@@ -205,8 +205,10 @@ def rows_of(
 ) -> list[Row]:
     """Rows from an evaluation's metrics, `{"<kind>/<probe>/<metric>/<shots>": {"mean", "low", "high"}}`: accuracies by probe
     and shots, other metrics each in a column of its own (of classifiers none); of several depths, as in `ndcg_at_5`, those at 10
-    alone."""
+    alone, or at the deepest."""
     rows: dict[str, Row] = {}
+    depths = {int(depth) for metric in metrics for depth in re.findall(r"/full/\w+_at_(\d+)/", metric)}
+    shown = 10 if 10 in depths else max(depths, default=10)
     for metric, value in metrics.items():
         if metric.count("/") != 3 or "median" in metric or "/loss/" in metric:  # not a share
             continue
@@ -219,7 +221,7 @@ def rows_of(
             continue  # a column a metric and shot count would be too many
         shots = shots.replace("pct", "%")
         if measure != "accuracy":
-            if re.search(r"_at_(?!10$)", measure) and probe == "full":
+            if re.search(rf"_at_(?!{shown}$)", measure) and probe == "full":
                 continue
             probe, shots = (
                 HEADS.get(probe, probe.replace("_", " ")),

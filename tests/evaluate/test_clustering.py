@@ -199,3 +199,8 @@ def test_average_precision_counts_ties_as_scikit_learn_does():
     precision, average = neighbours(x, np.array(list("aabb")))
     assert precision[0] == 0.5
     assert average[0] == average_precision_score([1, 0, 0], [0.7, 0.7, -1])
+
+
+def test_features_that_are_all_alike_have_a_picture():
+    for alike in (np.ones((10, 8)), np.zeros((10, 8))):
+        assert np.isfinite(projected(alike.astype(np.float32))).all()

@@ -22,6 +22,7 @@ from ssl_pipeline.evaluate.forecasting import (
     tokens,
 )
 from ssl_pipeline.evaluate.settings_forecasting import Forecasting
+from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.report import pictures
@@ -70,7 +71,8 @@ def test_waves_are_foretold_and_random_walks_are_not(tmp_path, recipe):
         pack = pack_of(folder, make)
         found = baselines(recipe, pack, SETTINGS, lambda step: None)
         still = found["last value"][SKILL]
-        assert still["mean"] == still["low"] == still["high"] == 0 == pytest.approx(still["scores"].mean(), abs=1e-6)
+        values = [still["mean"], still["low"], still["high"], still["scores"].mean()]
+        assert values == pytest.approx([0.0] * 4, abs=1e-6)
         assert least < found["linear forecast"][SKILL]["mean"] < most
         torch.manual_seed(0)
         encoder = build(SeriesEncoder.model_validate(ENCODER), pack.given).eval()
@@ -115,3 +117,23 @@ def test_a_horizon_leaves_something_to_see():
                 "evaluations": [{"kind": "forecasting", "horizon": 20}],
             }
         )  # fmt: skip
+
+
+def test_windows_that_were_filled_up_are_refused(tmp_path, recipe):
+    def short(random, count):
+        values = walks(random, count)
+        values[:, :, 20:] = values[:, :, 19:20]
+        return values
+
+    with pytest.raises(PipelineError, match="nothing changes in the last 4 steps of the train split's windows"):
+        baselines(recipe, pack_of(tmp_path, short), SETTINGS, lambda step: None)
+
+
+def test_an_encoder_that_normalises_windows_keeps_their_scale(tmp_path, recipe):
+    def louder(random, count):
+        return waves(random, count) * np.exp(random.normal(0, 2, (count, 1, 1)))
+
+    pack = pack_of(tmp_path, louder)
+    torch.manual_seed(0)
+    encoder = build(SeriesEncoder.model_validate(ENCODER | {"normalize": "instance"}), pack.given).eval()
+    assert own(recipe, pack, encoder, {}, tmp_path, SETTINGS).metrics[SKILL]["mean"] > 0.7

@@ -9,10 +9,8 @@ from pydantic import ValidationError
 from sklearn.metrics import balanced_accuracy_score
 
 from ssl_pipeline.encoders.image_text import build
-from ssl_pipeline.evaluate import zero_shot
-from ssl_pipeline.evaluate.classification import labels_of
 from ssl_pipeline.evaluate.settings_zero_shot import ZeroShot
-from ssl_pipeline.evaluate.zero_shot import at_chance, baselines, own, predicted, prompted, summarize
+from ssl_pipeline.evaluate.zero_shot import at_chance, baselines, own, predicted, prompted, summarize, tested
 from ssl_pipeline.features.extract import embed
 from ssl_pipeline.pretext.clip import CLIP
 from ssl_pipeline.recipe import Recipe
@@ -60,7 +58,7 @@ def test_classes_are_found_by_their_names_and_not_by_others(pack, recipe, encode
     assert result.metrics[ACCURACY]["mean"] > 0.6 and result.facts["test_samples"] == 40
     assert list(result.metrics) == SETTINGS.metrics()
     # the names go round: what was found is now never right
-    names = labels_of(pack).names
+    names = tested(pack)[2]
     turned = SETTINGS.model_copy(update={"names": dict(zip(names, names[1:] + names[:1], strict=True))})
     assert own(recipe, pack, encoder, features, tmp_path, turned).metrics[ACCURACY]["mean"] < 0.2
     assert "'a {} square'" in SETTINGS.caption(result.facts)
@@ -82,15 +80,14 @@ def test_prompts_are_averaged_as_unit_vectors(pack, encoder):
 
 
 def test_metrics_equal_scikit_learns(pack):
-    labels = labels_of(pack)
-    truth = labels.classes["test"]
+    _, truth, names = tested(pack)
     answers = [np.random.default_rng(seed).permutation(truth) for seed in range(3)]
-    found = summarize(answers, labels)
+    found = summarize(answers, truth)
     assert found[ACCURACY]["mean"] == pytest.approx(np.mean([(a == truth).mean() for a in answers]))
     assert found[CLASS_MEAN]["mean"] == pytest.approx(np.mean([balanced_accuracy_score(truth, a) for a in answers]))
     assert found[CLASS_MEAN]["low"] < found[CLASS_MEAN]["mean"] < found[CLASS_MEAN]["high"]
-    chance = at_chance(labels)
-    assert chance[CLASS_MEAN]["mean"] == 1 / len(labels.names) == zero_shot.at_chance(labels)[ACCURACY]["mean"]
+    chance = at_chance(names)
+    assert chance[CLASS_MEAN]["mean"] == chance[ACCURACY]["mean"] == 0.2
 
 
 def test_a_prompt_needs_a_place():

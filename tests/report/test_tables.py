@@ -266,3 +266,11 @@ def test_a_hostile_recipe_does_not_get_out_of_its_block():
     headings = [t.content for i, t in enumerate(found) if found[i - 1].type == "heading_open"]
     assert headings == ["digits_simclr", "Use", "Quality", "Data and training", "Limits"]
     assert recipe_in(text)["options"] == {"x": fence}
+
+
+def test_of_lists_of_several_lengths_ten_is_shown_or_the_longest():
+    def named(*depths):
+        return {f"recommendation/full/hr_at_{k}/all": {"mean": 0.1, "low": 0.0, "high": 0.2} for k in depths}
+
+    assert [list(row["shots"]) for row in rows_of("a", "", named(5, 10, 20))] == [["hr@10"]]
+    assert [list(row["shots"]) for row in rows_of("a", "", named(5, 20))] == [["hr@20"]]
