@@ -244,6 +244,8 @@ def stages_of(recipe: Recipe, to: str = "registered_model") -> list[str]:
     if to not in STAGES:
         raise PipelineError(f"no stage {to!r}: choose one of {', '.join(STAGES)}")
     evaluated = {e.kind for e in recipe.evaluations}
+    if to in EVALUATIONS and to not in evaluated:
+        raise PipelineError(f"recipe {recipe.name!r}: no {to} among its evaluations; add it, or use --to features")
     return [s for s in STAGES[1 : STAGES.index(to) + 1] if s not in EVALUATIONS or s in evaluated]
 
 

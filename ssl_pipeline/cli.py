@@ -59,10 +59,12 @@ def run(
     """Run recipes from source to registered model, recorded in Dagster; what is there already is reused."""
     from ssl_pipeline import chain
     from ssl_pipeline.orchestration.defs_folder import choose, load_all
+    from ssl_pipeline.orchestration.project_definitions import check
 
     here = project()
     datasets, recipes = load_all(here)
     chosen = choose(recipes, names)
+    check(datasets, recipes)
     for one in chosen:
         chain.stages_of(one, to)
     with nothing_on_stdout(as_json) as stdout:

@@ -60,6 +60,9 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
                 column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), info["dim"])
                 file.write_table(pa.table([pa.array(names), column], schema=schema))
                 rows += len(names)
+        if not rows:
+            said = f": none of {len(skipped)} files is usable" if skipped else " holds no files"
+            raise PipelineError(f"{path}{said}: name a folder, an archive or a table of images")
         fresh.replace(output)
     except OSError as error:
         raise PipelineError(f"cannot write {output}: {error.strerror}; choose another place with -o") from error

@@ -72,7 +72,12 @@ def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
     value = evaluated.summary["metrics"][metric]["mean"]
     name = "random encoder" if "random encoder" in baselines else "supervised"
     random = baselines[name][metric]["mean"]
-    return Gate("better_than_random", value > random, f"{metric} {value:.3f}, {name} {random:.3f}")
+    cure = (
+        ""
+        if value > random
+        else "; train longer, try another task, or register all the same with promote: null in the recipe"
+    )
+    return Gate("better_than_random", value > random, f"{metric} {value:.3f}, {name} {random:.3f}{cure}")
 
 
 def all_gates(

@@ -58,6 +58,10 @@ def evaluations(found: Findings, task: str) -> list[dict[str, Any]]:
     modality = found.source.modality
     if modality in ("image_text", "interactions"):
         return [{"kind": "retrieval" if modality == "image_text" else "recommendation"}]
+    if modality == "image" and found.source.kind in ("coco", "voc"):
+        return [{"kind": "detection"}]
+    if modality == "series" and (not found.classes or len(found.classes) < 2):
+        return [{"kind": "forecasting", "horizon": min(16, max(1, found.encoder["length"] // 4))}]
     if not found.classes or len(found.classes) < 2:
         return [{"kind": "pretext"}] if task in names_of(known for known in pretext.TASKS if known.keeps_head) else []
     fewest = min(found.classes.values()) * (1 - recipe.Split().validation - recipe.Split().test)

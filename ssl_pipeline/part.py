@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
@@ -52,8 +53,29 @@ class Document(Part):
         try:
             return handler(value)
         except ValidationError as error:
-            details: list[Any] = [{**one, "loc": written(one["loc"], one["type"], value)} for one in error.errors()]
+            details: list[Any] = [
+                told(one) | {"loc": written(one["loc"], one["type"], value)}
+                for one in error.errors()
+                if one["type"] != "default_factory_not_called"  # another fault's consequence
+            ]
             raise ValidationError.from_exception_data(error.title, details) from None
+
+
+def told(fault: Any) -> dict[str, Any]:
+    """The fault or, where pydantic's words are for programmers, the same in ours."""
+    if fault["type"] == "extra_forbidden":
+        words = f"there is no such key{did_you_mean(str(fault['loc'][-1]), keys(Part))}"
+    elif fault["type"] == "union_tag_invalid":
+        names, tag = re.findall(r"'([^']*)'", fault["ctx"]["expected_tags"]), fault["ctx"]["tag"]
+        words = f"{tag!r} is none of {', '.join(names)}{did_you_mean(tag, names)}"
+    else:
+        return fault
+    return fault | {"type": "value_error", "ctx": {"error": ValueError(words)}}
+
+
+def keys(part: type[BaseModel]) -> set[str]:
+    """Of all parts of recipes."""
+    return set(part.model_fields) | {name for one in part.__subclasses__() for name in keys(one)}
 
 
 def written(place: tuple[int | str, ...], fault: str, value: Any) -> tuple[int | str, ...]:

@@ -85,6 +85,11 @@ class Pretrain(Part):
     """Least time between two checkpoints; a hundred times what one takes, up to a quarter of an hour, where that is more; 0
     is after every step. No part of what decides the result."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def default_warmup_fits(cls, said: Any) -> Any:
+        return {"warmup_epochs": 0.1} | said if isinstance(said, dict) and said.get("epochs") == 1 else said
+
     @model_validator(mode="after")
     def fits_together(self) -> Self:
         if self.warmup_epochs >= self.epochs:

@@ -81,7 +81,8 @@ class Store:
             partial.mkdir(parents=True, exist_ok=True)
             started = time.time()
             try:
-                summary = write(partial)
+                # as it will be read back: what JSON cannot hold fails here, in the first run
+                summary = json.loads(json.dumps(write(partial)))
             except BaseException:
                 if not resumable:
                     shutil.rmtree(partial, ignore_errors=True)

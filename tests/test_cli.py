@@ -90,6 +90,7 @@ def test_new_writes_a_recipe_that_loads(root: Path) -> None:
         (["new", "other", "--data", "nowhere"], "nowhere"),
         (["run", "shapes_simcl"], "there is no recipe 'shapes_simcl'; did you mean 'shapes_simclr'"),
         (["run", "shapes_simclr", "--to", "the_end"], "no stage 'the_end'"),
+        (["run", "shapes_simclr", "--to", "clustering"], "no clustering among its evaluations"),
     ],
 )
 def test_mistakes_are_one_line(root: Path, arguments: list[str], words: str) -> None:

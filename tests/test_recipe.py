@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from ssl_pipeline.chain import stages_of
 from ssl_pipeline.orchestration import project_definitions
 from ssl_pipeline.orchestration.run import selected
 from ssl_pipeline.part import PipelineError
@@ -126,3 +127,27 @@ def test_items_are_described_by_a_recipe_of_texts_or_pictures():
     users = recipe("interactions", name="titles", dataset="logs")
     with pytest.raises(PipelineError, match="embeds users, not items"):
         project_definitions.check(data, [users, described])
+
+
+def test_a_slip_of_the_pen_is_answered_with_what_was_meant():
+    assert "pretrain.epoch: there is no such key; did you mean 'epochs'" in refusal(pretrain={"epoch": 3})
+    slip = refusal(evaluations=[{"kind": "clasification"}])
+    assert slip.startswith("evaluations.0: 'clasification' is none of ") and slip.endswith(
+        "did you mean 'classification'?"
+    )
+    slip = refusal(pretext={"task": "simclrr"})
+    assert slip.startswith("pretext: 'simclrr' is none of ") and ";" in slip and "default factory" not in slip
+    assert refusal(**{"{odd}": 1}) == "{odd}: there is no such key"
+
+
+def test_one_epoch_needs_no_word_on_warming_up():
+    assert recipe(pretrain={"epochs": 1}).pretrain.warmup_epochs == 0.1
+    assert recipe(pretrain={"epochs": 2}).pretrain.warmup_epochs == 1
+    assert "warmup_epochs 1 must be shorter" in refusal(pretrain={"epochs": 1, "warmup_epochs": 1})
+
+
+def test_a_stage_that_a_recipe_lacks_is_no_goal():
+    with pytest.raises(
+        PipelineError, match="recipe 'a': no clustering among its evaluations; add it, or use --to features"
+    ):
+        stages_of(recipe(), "clustering")

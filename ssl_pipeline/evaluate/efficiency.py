@@ -54,7 +54,7 @@ def labels_saved(ours: Metrics, supervised: Metrics, labels_a_class: Mapping[str
         share = (accuracy - reached[at - 1]) / (reached[at] - reached[at - 1])
         needed = math.exp((1 - share) * math.log(counts[at - 1]) + share * math.log(counts[at]))
     else:
-        needed = counts[-1]
+        needed = float(counts[-1])
     return {
         "labels": labels, "supervised_labels": round(needed, 1), "factor": round(needed / labels, 2),
         "at_least": not len(enough),

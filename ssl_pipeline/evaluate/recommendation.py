@@ -52,7 +52,7 @@ def own(
 ) -> Result:
     """What the encoder ranks, from the users' embeddings `features["test"]`."""
     histories = Histories.of(pack.path, pack.facts["items"])
-    embeddings = torch.from_numpy(features["test"])
+    embeddings = torch.tensor(features["test"])
 
     def score(users: np.ndarray) -> Tensor:
         with torch.inference_mode():

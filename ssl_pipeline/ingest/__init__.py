@@ -41,6 +41,8 @@ def build(
             f"dataset {dataset.name!r}: {summary['samples']:,} samples ({splits})"
             + (f"; quarantined: {reasons}" if reasons else "")
         )
+        for note in summary.get("notes", []):
+            say(f"note: {note}")
         return {"digest": digest_of(folder / "tree"), **summary}
 
     config = dataset.model_dump(mode="json", include={"name", "source", "split", "max_quarantined"})

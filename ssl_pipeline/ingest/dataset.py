@@ -38,6 +38,7 @@ class Census:
 
     splits: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    groups: set[str] = field(default_factory=set)
     tallies: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     """What the medium counts."""
 
@@ -77,7 +78,8 @@ def write(dataset: Dataset, root: Path, tree: Path) -> dict[str, Any]:
         "quarantined": len(quarantine.bad) + len(quarantine.repeats), "format": 1,
     }  # fmt: skip
     write_json(tree / "dataset.json", about)
-    about |= {"notes": list(reading.notes)} if reading.notes else {}
+    notes = [*reading.notes, *_uneven(dataset.split, census, reading.splits)]
+    about |= {"notes": notes} if notes else {}
     return about | {"quarantined_fraction": round(len(quarantine.bad) / total, 6), "reasons": quarantine.reasons()}
 
 
@@ -124,11 +126,24 @@ def _stream(
         row = {"sample_id": identity, "label": label, "group": group, "source": source}
         shards.add(chosen, row | sample.columns)
         census.splits[chosen] += 1
+        if group:
+            census.groups.add(group)
         for name, value in sample.counted.items():
             census.tallies[name][value] += 1
         if label is not None:
             census.labels[label] += 1
     return total
+
+
+def _uneven(split: Split, census: Census, named: frozenset[str]) -> list[str]:
+    """A note where few groups leave splits far from what was asked for."""
+    asked = {"train": 1 - split.validation - split.test, "validation": split.validation, "test": split.test}
+    shares = {name: census.splits[name] / census.splits.total() for name in SPLITS}
+    if named or not census.groups or max(abs(shares[name] - asked[name]) for name in SPLITS) < 0.1:
+        return []
+    told = ", ".join(f"{shares[name]:.0%} {name} ({asked[name]:.0%} asked for)" for name in SPLITS)
+    cure = "change the split's fractions, or say in a column `split` of a table which group goes where"
+    return [f"{len(census.groups)} groups, none of which is divided, make uneven splits: {told}; {cure}"]
 
 
 def _progress(reading: Reading) -> Iterable[Item]:

@@ -18,7 +18,7 @@ from ssl_pipeline.ingest.medium import median
 from ssl_pipeline.ingest.sniff import source_of
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
 from ssl_pipeline.ingest.source_series import SeriesTable
-from ssl_pipeline.ingest.sources import Source
+from ssl_pipeline.ingest.sources import Archive, Folder, Source
 from ssl_pipeline.part import PipelineError
 
 SAMPLE = 500
@@ -207,7 +207,12 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
     modality = found.source.modality
     if not found.classes:
         if modality not in ("image_text", "video"):  # these are measured without labels too
-            notes.append("No labels: pretraining needs none, but classification has nothing to be measured on.")
+            notes.append(
+                "No labels: pretraining needs none, but classification has nothing to be measured on. Where file names say them, "
+                "add a pattern to the source: pattern: '(?P<label>[a-z]+)_'."
+                if isinstance(found.source, Folder | Archive)
+                else "No labels: pretraining needs none, but classification has nothing to be measured on."
+            )
     elif len(found.classes) == 1:
         notes.append("One class only: classification needs at least two.")
     elif min(found.classes.values()) < 10:
@@ -215,7 +220,7 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
         notes.append(f"Class {few!r} has only {found.classes[few]} samples: its numbers will be rough.")
     elif max(found.classes.values()) > 10 * min(found.classes.values()):
         notes.append("The largest class has more than ten times the samples of the smallest.")
-    if found.splits:
+    if found.splits and modality != "series":  # one recording is split by time
         notes.append(f"The source names its own splits: {', '.join(found.splits)}.")
     if found.samples < 1000:
         notes.append(f"{found.samples} samples are few: expect little from pretraining on them alone.")

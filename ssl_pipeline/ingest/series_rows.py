@@ -136,7 +136,14 @@ def _ordered(rows: Rows, path: Path) -> Rows:
         again = np.zeros(len(order), bool)
         again[1:] = (np.diff(series[order]) == 0) & (time[order][1:] == time[order][:-1])
         if again.any():
-            rows.notes.append(f"{int(again.sum())} rows with the time of another row, of which the first was kept")
+            cure = (
+                ""
+                if rows.series
+                else "; if they are of several recordings, name the column that tells these apart in source.series"
+            )
+            rows.notes.append(
+                f"{int(again.sum())} rows with the time of another row, of which the first was kept{cure}"
+            )
         order = order[~again]
     if not len(order):
         raise PipelineError(f"{path}: no row has a recording and a time: correct source.series or source.time")

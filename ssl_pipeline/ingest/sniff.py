@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from ssl_pipeline.ingest import columns, readers, table, text_rows
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_objects import Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Source, Table
@@ -28,12 +29,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "image_path", "img", "path", "file", "filename", "file_name", "filepath", "picture", "photo"),
     "audio": ("audio", "audio_path", "wav", "sound"),
     "video": ("video", "video_path", "clip"),
-    "caption": ("caption", "captions", "alt_text"),
+    "caption": ("caption", "captions", "alt_text", "description", "title"),
     "text": ("text", "content", "body", "document", "sentence", "abstract", "review", "message", "comment", "description"),
     "user": ("user", "user_id", "userid", "customer", "customer_id", "visitor_id", "session_id"),
     "item": ("item", "item_id", "itemid", "product", "product_id", "movie_id", "movieid", "track_id", "sku"),
     "time": ("timestamp", "time", "datetime", "date", "ts"),
-    "series": ("series", "series_id", "recording", "recording_id", "device", "device_id", "sensor_id"),
+    "series": (
+        "series", "series_id", "recording", "recording_id", "device", "device_id", "sensor", "sensor_id", "machine", "machine_id",
+        "station", "station_id", "unit", "unit_id", "patient", "patient_id", "subject", "subject_id",
+    ),
     "label": ("label", "class", "category", "target", "class_name", "y"),
     "group": ("group", "patient", "patient_id", "subject", "subject_id", "speaker", "author", "site", "user_id"),
     "split": ("split",),
@@ -57,6 +61,8 @@ def source_of(path: Path) -> Source:
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
+    if kind == "image" and (boxes := annotated(path, names)):
+        return boxes
     if kind == "image" and any(name.lower().endswith(TABLES[:4]) for name in names):
         try:
             readers.read(captioned := CaptionTable(path=str(path)), Path())
@@ -71,12 +77,23 @@ def of_folder(path: Path) -> Source:
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
+    if kind == "image" and (boxes := annotated(path, names)):
+        return boxes
     for name in names:  # a table beside the images may hold their captions
         if kind == "image" and name.lower().endswith(TABLES[:4]) and "/" not in name:
             found = purposes(header(path / name))
             if "image" in found and "caption" in found:
                 return captions(path, found).model_copy(update={"captions": name})
     return Folder(kind=f"{kind}_folder", path=str(path))  # type: ignore[arg-type]
+
+
+def annotated(path: Path, names: list[str]) -> Voc | None:
+    """Pascal VOC's layout: a folder Annotations beside the images, and lists of names by split."""
+    if not any("Annotations/" in name and name.lower().endswith(".xml") for name in names):
+        return None
+    spelled = {"train": "train", "validation": "val", "test": "test"}
+    lists = {split: f"ImageSets/Main/{file}.txt" for split, file in spelled.items()}
+    return Voc(path=str(path), **{split: file for split, file in lists.items() if any(n.endswith(file) for n in names)})
 
 
 def of_table(path: Path) -> Source:
@@ -94,11 +111,12 @@ def of_table(path: Path) -> Source:
         return Text(path=str(path), text=found["text"], **roles)
     if "time" in found or "series" in found:
         group = roles["group"] if roles["group"] != found.get("series") else None
-        rest = roles | {"group": group}
+        measured = ("y", "target")  # of a series they are mostly measurements
+        rest = roles | {"group": group, "label": None if str(roles["label"]).lower() in measured else roles["label"]}
         return SeriesTable(path=str(path), time=found.get("time"), series=found.get("series"), **rest)
     raise PipelineError(
-        f"{path}: its columns ({', '.join(known[:20]) or 'none'}) do not tell what it holds: name one image, audio, video, text, "
-        "or time beside measurements, or user, item and timestamp; or write the source yourself"
+        f"{path}: its columns ({', '.join(known[:20]) or 'none'}) do not tell what it holds: name one image (and caption), audio, "
+        "video or text, or time beside measurements, or user, item and timestamp; or write the source yourself"
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from ssl_pipeline import recipe
+
 CLASSIFICATION = {"kind": "classification", "shots": [10, 100, "all"]}
 
 
@@ -70,8 +72,11 @@ def name_of(request: dg.ScaffoldRequest) -> str:
 
 
 def first_dataset(defs: Path) -> str | None:
+    """The first of images."""
     for file in sorted(defs.rglob("defs.yaml")):
         for found in yaml.safe_load_all(file.read_text()):
             if isinstance(found, dict) and found.get("type") == "ssl_pipeline.Dataset":
-                return (found.get("attributes") or {}).get("name")
+                config = recipe.Dataset.model_validate(found.get("attributes") or {})
+                if config.source.modality == "image":
+                    return config.name
     return None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ssl_pipeline.evaluate.efficiency import efficiency_table, labels_saved, said
@@ -35,7 +37,7 @@ def test_labels_saved_where_the_curves_do_not_meet():
     supervised = metrics("classification", "supervised", _10=0.5, _100=0.9, all=0.95)
     saved = labels_saved(metrics("classification", "linear", _10=0.97), supervised, LABELS)
     assert saved == {"labels": 10, "supervised_labels": 350.0, "factor": 35.0, "at_least": True}
-    assert "more than 350" in said(saved)
+    assert "more than 350" in said(saved) and json.loads(json.dumps(saved)) == saved
     assert labels_saved(metrics("classification", "linear", _10=0.45), supervised, LABELS) is None
     assert labels_saved(metrics("classification", "linear", _10=0.45), {}, LABELS) is None
     assert labels_saved({"detection/loss": {"mean": 1.0}}, {"detection/loss": {"mean": 1.0}}, {}) is None

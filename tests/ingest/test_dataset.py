@@ -382,3 +382,17 @@ def test_real_images_in_an_archive(ingest, samples, tmp_path):
     assert 0.15 < stage.summary["splits"]["test"] / 2000 < 0.25
     row = samples(stage)[names[0]]
     assert row["label"] == names[0].split("/")[1]
+
+
+def test_few_groups_that_make_uneven_splits_are_told(ingest, tmp_path, png):
+    (tmp_path / "t").mkdir()
+    for n in range(60):
+        (tmp_path / f"t/{n % 3}_{'abcde'[n % 5]}_{n}.png").write_bytes(png(n))
+    pattern = r"(?P<label>\d)_(?P<group>[a-e])_"
+    stage = ingest(
+        {"kind": "image_folder", "path": str(tmp_path / "t"), "pattern": pattern},
+        split={"validation": 0.3, "test": 0.3},
+    )
+    (note,) = stage.summary["notes"]
+    assert note.startswith("5 groups, none of which is divided, make uneven splits: ") and "(30% asked for)" in note
+    assert "notes" not in ingest({"kind": "image_folder", "path": str(tmp_path / "t")}).summary

@@ -12,6 +12,7 @@ from ssl_pipeline.ingest.images import Images
 from ssl_pipeline.ingest.look import image_size, look
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_objects import Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Table
@@ -155,3 +156,26 @@ def test_tables_tell_by_their_columns_what_they_hold(tmp_path):
     assert found.source == SeriesTable(path=paths["runs.csv"], series="recording", label="label")
     assert found.samples == 3 and found.encoder["length"] == 40
     assert look(tmp_path / "lines.jsonl").source == Text(path=paths["lines.jsonl"])
+
+
+def test_vocs_layout_is_a_source_of_boxes(tmp_path, png):
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / name).mkdir(parents=True)
+    box = "<object><name>cell</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object>"
+    for n in range(4):
+        (tmp_path / f"JPEGImages/{n}.png").write_bytes(png(n))
+        (tmp_path / f"Annotations/{n}.xml").write_text(f"<annotation><filename>{n}.png</filename>{box}</annotation>")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("0\n1\n2\n")
+    (tmp_path / "ImageSets/Main/val.txt").write_text("3\n")
+    found = look(tmp_path)
+    lists = {"train": "ImageSets/Main/train.txt", "validation": "ImageSets/Main/val.txt"}
+    assert found.source == Voc(path=str(tmp_path), **lists) and found.samples == 4 and found.unusable == 0
+
+
+def test_several_machines_in_one_table_are_recordings_and_y_is_measured(tmp_path):
+    rows = {"machine": np.repeat(["a", "b"], 300), "time": np.tile(np.arange(300), 2)}
+    rows |= {name: np.random.default_rng(0).normal(size=600) for name in "xy"}
+    pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
+    found = look(tmp_path / "m.csv")
+    assert found.source == SeriesTable(path=str(tmp_path / "m.csv"), series="machine", time="time", window=128)
+    assert found.samples == 4 and found.about == "windows of 128 steps of 2 channels" and found.classes is None

@@ -88,7 +88,12 @@ def test_two_documents_in_one_file(lab: Path) -> None:
     [
         ("batch_size", "batchsize", 16, "attributes.pretrain.batchsize"),
         ("epochs: 20", "epochs: twenty", 15, "valid integer"),
-        ("epochs: 20", "epochs: 1", 14, "warmup_epochs 1 must be shorter than epochs 1: lower it to 0.1"),
+        (
+            "epochs: 20",
+            "epochs: 1\n    warmup_epochs: 1",
+            14,
+            "warmup_epochs 1 must be shorter than epochs 1: lower it to 0.1",
+        ),
         ("backbone: resnet18", "backbone: resnet81", 11, "timm has no model 'resnet81'; did you mean 'resnet18'"),
         ("kind: image_folder", "kind: folder", 4, "'image_folder'"),
     ],
@@ -118,7 +123,7 @@ def test_dg_lists_scaffolds_and_checks(lab: Path) -> None:
         checked = dg("check", what, folder=folder)
         assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "cats_rotation" in dg("list", "defs", folder=folder).stdout
-    lab.write_text(GOOD.replace("epochs: 20", "epochs: 1"))
+    lab.write_text(GOOD.replace("epochs: 20", "epochs: 1\n    warmup_epochs: 1"))
     refused = dg("check", "defs", folder=folder)
     assert refused.returncode == 1 and f"{lab}:14" in refused.stdout + refused.stderr
     lab.write_text(GOOD.replace("batch_size", "batchsize"))
