@@ -1,6 +1,6 @@
 """Object detection: does a detector that starts from the encoder find more than one that starts from random weights?
 
-The same Faster R-CNN (`detector.py`), steps, batches and learning rate for both; with the encoder fine-tuned, the random one is
+The same detector (`detector.py`), steps, batches and learning rate for both; with the encoder fine-tuned, the random one is
 supervised training from scratch. Average precision as COCO counts it (Lin et al. 2014; pycocotools through torchmetrics): the
 mean over overlaps of 0.5 to 0.95, and at 0.5 and 0.75, each the mean over classes. Numbers are on the test split, of the last
 step's weights; nothing is chosen, on whatever split.

@@ -1,9 +1,11 @@
-"""A Faster R-CNN on an encoder's own network.
+"""A detector on an encoder's own network.
 
     stages of a network        feature pyramid (Lin et al. 2017, "Feature Pyramid Networks for Object Detection")
     a ViT, of one resolution   simple feature pyramid from its last map (Li et al. 2022, "Exploring Plain Vision Transformer
                                Backbones for Object Detection", section 3); attention stays global, as for small images it may
-    on either                  region proposals and a two-layer box head (Ren et al. 2015), torchvision's, with fewer proposals
+    faster_rcnn                region proposals and a two-layer box head (Ren et al. 2015), torchvision's, with fewer proposals
+    retinanet                  anchors and a focal loss (Lin et al. 2017, "Focal Loss for Dense Object Detection"), torchvision's
+    fcos                       no anchors: each place says how far its object reaches (Tian et al. 2019), torchvision's
 
 The network is the encoder's, not another one with its weights copied by name; a ViT alone is made anew, to take images of any
 size, and refuses to load unless every weight finds its place.
@@ -19,7 +21,7 @@ import timm
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -38,27 +40,46 @@ FINEST = 4
 MOST_LEVELS = 4
 
 
-def detector(encoder: ImageEncoder, made_by: EncoderSettings, classes: int, settings: Detection) -> FasterRCNN:
+def detector(encoder: ImageEncoder, made_by: EncoderSettings, classes: int, settings: Detection) -> Any:
     """Images (a list of `[channels, height, width]` in 0..1, of any size) and, to train, targets with `boxes` and `labels` from 1
     -> losses; or detections, in pixels of what came in. The encoder itself is not touched.
 
     Raises PipelineError for a network without maps of features, or with steps that are no powers of two."""
     backbone = Pyramid(network_of(encoder, made_by), encoder.channels, settings.pyramid_dim, settings.frozen)
     levels = [*backbone.strides, 2 * backbone.strides[-1]]
-    model = FasterRCNN(
+    model = HEADS[settings.head](backbone, levels, classes, settings.pyramid_dim)
+    mean, std = (buffer.flatten().tolist() for buffer in (encoder.mean, encoder.std))
+    model.transform = Normalized(1, 1, mean, std, size_divisible=max(levels))
+    return model
+
+
+def faster_rcnn(backbone: Pyramid, levels: list[int], classes: int, dim: int) -> FasterRCNN:
+    """`levels`: pixels a step of each map, the extra one included."""
+    return FasterRCNN(
         backbone,
         rpn_anchor_generator=AnchorGenerator(
             tuple((4 * stride, 8 * stride) for stride in levels), ((0.5, 1.0, 2.0),) * len(levels)
         ),
         rpn_pre_nms_top_n_train=600, rpn_pre_nms_top_n_test=400, rpn_post_nms_top_n_train=200, rpn_post_nms_top_n_test=200,
         box_roi_pool=MultiScaleRoIAlign([str(n) for n in range(len(backbone.strides))], output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(settings.pyramid_dim * 7**2, 4 * settings.pyramid_dim),
-        box_predictor=FastRCNNPredictor(4 * settings.pyramid_dim, classes + 1),
+        box_head=TwoMLPHead(dim * 7**2, 4 * dim), box_predictor=FastRCNNPredictor(4 * dim, classes + 1),
         box_batch_size_per_image=64, box_score_thresh=0.01,
     )  # fmt: skip
-    mean, std = (buffer.flatten().tolist() for buffer in (encoder.mean, encoder.std))
-    model.transform = Normalized(1, 1, mean, std, size_divisible=max(levels))
-    return model
+
+
+def retinanet(backbone: Pyramid, levels: list[int], classes: int, dim: int) -> RetinaNet:
+    octave = (1, 2 ** (1 / 3), 2 ** (2 / 3))
+    sizes = tuple(tuple(round(4 * stride * scale) for scale in octave) for stride in levels)
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(levels))
+    return RetinaNet(backbone, classes + 1, anchor_generator=anchors, score_thresh=0.01, topk_candidates=400)
+
+
+def fcos(backbone: Pyramid, levels: list[int], classes: int, dim: int) -> FCOS:
+    anchors = AnchorGenerator(tuple((stride,) for stride in levels), ((1.0,),) * len(levels))
+    return FCOS(backbone, classes + 1, anchor_generator=anchors, score_thresh=0.01, topk_candidates=400)
+
+
+HEADS = {"faster_rcnn": faster_rcnn, "retinanet": retinanet, "fcos": fcos}
 
 
 def network_of(encoder: ImageEncoder, made_by: EncoderSettings) -> nn.Module:

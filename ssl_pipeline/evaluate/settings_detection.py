@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ssl_pipeline.evaluate.settings import EvaluationPart
 
@@ -20,9 +20,11 @@ class Detection(EvaluationPart):
     usual_for: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ("pytorch",)
     description: ClassVar[str] = (
-        "How well objects are found in test images that nothing else saw: a Faster R-CNN on the encoder, trained on the same boxes "
+        "How well objects are found in test images that nothing else saw: a detector on the encoder, trained on the same boxes "
         "for the same number of steps as one that starts from random weights, which is supervised training from scratch."
     )
+    head: Literal["faster_rcnn", "retinanet", "fcos"] = "faster_rcnn"
+    """Two stages, or one with anchors, or one without."""
     frozen: bool = False
     """True trains the detector's own layers alone, on the encoder's weights as they are (batch statistics are measured anew);
     false fine-tunes the encoder as well."""
@@ -40,6 +42,15 @@ class Detection(EvaluationPart):
     """Trainings; the interval is over them. Each draws the detector's own layers, the crops and the order of images anew, and of
     the random encoder its weights."""
 
+    @model_validator(mode="after")
+    def heads_norm_in_groups(self) -> Self:
+        if self.head != "faster_rcnn" and self.pyramid_dim % 32:
+            raise ValueError(
+                f"pyramid_dim {self.pyramid_dim} with head {self.head}: its layers are normalised in 32 groups: use "
+                f"{max(32, round(self.pyramid_dim / 32) * 32)}"
+            )
+        return self
+
     @property
     def probe(self) -> str:
         return "frozen" if self.frozen else "fine_tuned"
@@ -51,8 +62,9 @@ class Detection(EvaluationPart):
         return f"detection/{self.probe}/ap50/all"
 
     def caption(self, summary: dict[str, Any]) -> str:
+        scratch = " is frozen, too" if self.frozen else ", fine-tuned alike, is supervised training from scratch"
         return (
-            f"average precision in percent as COCO counts it, {summary['test_objects']:,} objects in {summary['test_samples']:,} "
-            f"test images, mean and 95% interval over {self.seeds} trainings (not over the test images); the random encoder"
-            + (" is frozen, too" if self.frozen else ", fine-tuned alike, is supervised training from scratch")
+            f"average precision of {self.head.replace('_', ' ')} in percent as COCO counts it, {summary['test_objects']:,} objects in "
+            f"{summary['test_samples']:,} test images, mean and 95% interval over {self.seeds} trainings (not over the test "
+            f"images); the random encoder{scratch}"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from pydantic import ValidationError
 
 from ssl_pipeline import recipe
 
@@ -76,7 +77,10 @@ def first_dataset(defs: Path) -> str | None:
     for file in sorted(defs.rglob("defs.yaml")):
         for found in yaml.safe_load_all(file.read_text()):
             if isinstance(found, dict) and found.get("type") == "ssl_pipeline.Dataset":
-                config = recipe.Dataset.model_validate(found.get("attributes") or {})
+                try:
+                    config = recipe.Dataset.model_validate(found.get("attributes") or {})
+                except ValidationError:  # is told where it is loaded
+                    continue
                 if config.source.modality == "image":
                     return config.name
     return None

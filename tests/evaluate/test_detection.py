@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pydantic import ValidationError
 from scipy import stats
 
 from ssl_pipeline.encoders.encoder import build, save
@@ -296,6 +297,17 @@ def test_it_learns_to_find_squares_the_same_for_the_same_seed(pack):
     assert not all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(untrained, other, strict=True))
     assert all((encoder.state_dict()[name] == value).all() for name, value in before.items())
     assert set(found[0]) == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize("head", ["retinanet", "fcos"])
+def test_one_stage_detectors_learn_too(pack, head):
+    train, test, names = splits_of(pack, 3)
+    settings = SETTINGS.model_copy(update={"head": head, "pyramid_dim": 32, "steps": 120})
+    found = detection.detections(encoder_of(RESNET), RESNET, train, test, 2, settings, 0, "cpu")
+    assert set(found[0]) == {"boxes", "labels", "scores"} and {1, 2} >= set(found[0]["labels"].tolist())
+    assert average_precision(found, truths(test, settings), names)["ap50"] > 0.15
+    with pytest.raises(ValidationError, match="normalised in 32 groups: use 64"):
+        Detection(head=head, pyramid_dim=50)
 
 
 def test_a_frozen_network_keeps_its_weights(pack):
