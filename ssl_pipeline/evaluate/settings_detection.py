@@ -63,8 +63,8 @@ class Detection(EvaluationPart):
 
     def caption(self, summary: dict[str, Any]) -> str:
         scratch = " is frozen, too" if self.frozen else ", fine-tuned alike, is supervised training from scratch"
+        counted = f"{summary['test_objects']:,} objects in {summary['test_samples']:,} test images"
         return (
-            f"average precision of {self.head.replace('_', ' ')} in percent as COCO counts it, "
-            f"{summary['test_objects']:,} objects in {summary['test_samples']:,} test images, mean and 95% interval over {self.seeds} trainings (not over the test "
-            f"images); the random encoder{scratch}"
+            f"average precision of {self.head.replace('_', ' ')} in percent as COCO counts it, {counted}, mean and 95% interval "
+            f"over {self.seeds} trainings (not over the test images); the random encoder{scratch}"
         )
