@@ -47,7 +47,7 @@ class Recommendation(EvaluationPart):
         return name("ndcg", 10 if 10 in self.cutoffs else max(self.cutoffs))
 
     def caption(self, summary: dict[str, Any]) -> str:
-        return f"percent, {summary['test_samples']:,} users, all {summary['items']:,} items ranked, {INTERVAL}"
+        return f"in percent, {summary['test_samples']:,} users, all {summary['items']:,} items ranked, {INTERVAL}"
 
 
 def name(measure: str, cutoff: int, among: str = "full") -> str:
