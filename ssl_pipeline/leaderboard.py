@@ -92,12 +92,15 @@ def leaderboard(project: Project, dataset_name: str, recipes: list[Recipe], say:
         parts += [agreements.agreement(numbers, metric) for metric, numbers in label_free(project, recipes)]
         markdown = "\n\n".join(filter(None, parts))
         (folder / "leaderboard.md").write_text(markdown)
+        kinds = [one.settings.kind for one in found]
         for number, one in enumerate(found):
-            if drawn := cost(one):
-                (folder / f"cost_{number}_{one.settings.kind}.png").write_bytes(drawn)
+            kind, before = kinds[number], kinds[:number].count(kinds[number])
+            name = f"{kind}_{before + 1}" if before else kind
+            if len(one.entries) > 1 and (drawn := cost(one)):
+                (folder / f"cost_{name}.png").write_bytes(drawn)
             methods = {entry.recipe.name: entry.stage.summary["metrics"] for entry in one.entries} | one.baselines
             if table := curves.efficiency_table(methods, one.entries[0].stage.summary.get("labels_a_class")):
-                (folder / f"efficiency_{number}_{one.settings.kind}.png").write_bytes(pictures.efficiency(table))
+                (folder / f"efficiency_{name}.png").write_bytes(pictures.efficiency(table))
         key = project.store.key("leaderboard", config, inputs, CODE_VERSION)
         return {"recipes": len(recipes), "table": markdown} | log(project, dataset_name, key, found, folder)
 

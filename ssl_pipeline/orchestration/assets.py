@@ -121,7 +121,8 @@ def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.Ass
         kinds={"markdown"},
     )
     def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """All recipes on this dataset in one table: the same test data, the same labels, the same baselines."""
+        """All recipes on this dataset side by side: the same test data, labels and baselines in a table an evaluation, paired
+        tests, quality against the time of pretraining, and how far the numbers without labels can be trusted."""
         return result(
             run(
                 context,
