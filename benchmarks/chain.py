@@ -4,7 +4,7 @@
     fsdd     spoken digits; the encoder and the probe see four speakers, the test split is the fifth, each in turn; 15 minutes
     agnews   7,600 news items in four classes, split by content; 6 minutes
     flickr   800 photos with five captions each; 5 minutes
-    multi30k 29,000 English sentences, pretrained on and then translated into German; 6 minutes
+    multi30k 29,000 English sentences, pretrained on and then translated into German; 10 minutes
     bccd     292 pictures of blood cells with boxes: detectors from encoders that learnt from the same pictures, from CIFAR-10 and
              then these, and from random weights; 20 minutes
 
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
+import json
 import os
 import re
 import sys
@@ -72,7 +74,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "evaluations": [
             {
                 "kind": "translation", "steps": 300, "learning_rate": 4e-3, "layers": 1, "width": 128, "seeds": 2,
-                "test_sentences": 300,
+                "test_sentences": 1014,
             },
         ],
     },
@@ -128,12 +130,7 @@ def sources(data: str, archive: Path, folder: Path) -> Iterator[dict[str, Any]]:
     elif data == "flickr":
         yield {"kind": "image_text", "path": str(archive)}
     elif data == "multi30k":
-        yield {
-            "kind": "text",
-            "path": str(archive),
-            "member": "multi30k/train.en.gz",
-            "parallel": "multi30k/train.de.gz",
-        }
+        yield {"kind": "text", "path": str(pairs_of(archive, folder)), "target": "target", "split": "split"}
     else:
         with zipfile.ZipFile(archive) as opened:
             recordings = [name for name in opened.namelist() if RECORDING.search(name)]
@@ -148,6 +145,19 @@ def sources(data: str, archive: Path, folder: Path) -> Iterator[dict[str, Any]]:
                     own = "validation" if int(said["number"]) < HELD_OUT else "train"
                     writer.writerow([name, said["digit"], "test" if said["speaker"] == speaker else own])
             yield {"kind": "table", "path": str(table), "modality": "audio", "label": "label", "split": "split"}
+
+
+def pairs_of(archive: Path, folder: Path) -> Path:
+    """The training list, and the set's validation list as the test split; what is chosen is chosen on a part of the former."""
+    table = folder / "multi30k.jsonl"
+    with zipfile.ZipFile(archive) as opened, open(table, "w", encoding="utf-8") as file:
+        for name, split in (("train", "train"), ("val", "test")):
+            sides = [
+                gzip.decompress(opened.read(f"multi30k/{name}.{language}.gz")).decode() for language in ("en", "de")
+            ]
+            for text, target in zip(*(side.splitlines() for side in sides), strict=True):
+                file.write(json.dumps({"text": text, "target": target, "split": split}) + "\n")
+    return table
 
 
 def cells_of(archive: Path, folder: Path) -> dict[tuple[str, str], dict[str, float]]:
