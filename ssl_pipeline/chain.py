@@ -180,12 +180,9 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
     refuse_unlabelled(recipe, data)
     module = import_module(f"ssl_pipeline.evaluate.{kind}")
 
-    # the supervised baseline has the leading metric under its own name
-    compared = settings.leading(), settings.leading().replace("/linear/", "/supervised/")
-
     def baselines(folder: Any) -> dict[str, Any]:
         found = module.baselines(recipe, pack, settings, lambda what: say(f"baseline: {what}"))
-        return {"methods": paired.write(folder, found, compared)}
+        return {"methods": paired.write(folder, found, settings.compared())}
 
     def write(folder: Any) -> dict[str, Any]:
         from ssl_pipeline.pretrain.compute import pick_device
@@ -193,7 +190,7 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
         features = {split: extract.read(extracted.path, split) for split in SPLITS}
         network = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
         result = module.own(recipe, pack, network, features, encoder.path, settings)
-        own = paired.write(folder, {recipe.name: result.metrics} | result.controls, compared)
+        own = paired.write(folder, {recipe.name: result.metrics} | result.controls, settings.compared())
         methods, labels = own | reference.summary["methods"], result.facts.get("labels_a_class", {})
         metrics, others = methods[recipe.name], {name: found for name, found in methods.items() if name != recipe.name}
         saved = efficiency.labels_saved(metrics, others.get("supervised", {}), labels)

@@ -154,8 +154,7 @@ def table_of(dataset_name: str, one: Protocol) -> Comparison:
 
 def leading(one: Protocol, metrics: dict[str, Any]) -> Any:
     """A method's value of the metric that the protocol leads with; the supervised baseline has it under its own name."""
-    metric = one.settings.leading()
-    return metrics.get(metric, metrics.get(metric.replace("/linear/", "/supervised/")))
+    return next((metrics[name] for name in one.settings.compared() if name in metrics), None)
 
 
 def tests(project: Project, one: Protocol) -> str:

@@ -38,8 +38,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
     measured: dict[str, Stage] = {e.kind: upstream(project, recipe.name, e.kind) for e in recipe.evaluations}
     evaluated = measured.get(recipe.promote.evaluation) if recipe.promote else next(iter(measured.values()), None)
     features = made_from(project, evaluated, "features") if evaluated else upstream(project, recipe.name, "features")
-    data, pack, _ = prepared(project, recipe, features)
-    encoder = made_from(project, features, "pretrained_encoder")
+    data, encoder = (made_from(project, features, name) for name in ("dataset", "pretrained_encoder"))
     digest = data.summary["digest"]
     checked = gates.all_gates(
         recipe, digest, versioning.pinned(project.root, recipe.dataset), encoder, features, evaluated
@@ -69,6 +68,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         (folder / "model_card.md").write_text(description)
         kept = {"encoder.safetensors", "encoder.json", encoders.HEAD, *module.extra_files}
         files = [*(path for path in sorted(encoder.path.iterdir()) if path.name in kept), folder / "model_card.md"]
+        pack = prepared(project, recipe, features)[1]
         files += [path for name in READS if (path := pack.path / name).exists()]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
         with store.lock(f"champion-{recipe.name}", say):

@@ -33,7 +33,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ssl_pipeline.evaluate.result import Metrics, Result
+from ssl_pipeline.evaluate.result import Metrics, Result, t_half
 from ssl_pipeline.evaluate.scores import Answer, interval_of, rare, scores
 from ssl_pipeline.evaluate.settings import Classification, LabelSubsets, Shots, named, share
 from ssl_pipeline.ingest.item import SPLITS
@@ -197,9 +197,8 @@ def linear_probe(train: np.ndarray, y: np.ndarray, validation: np.ndarray, valid
 def interval(accuracies: list[float], test_samples: int) -> dict[str, float]:
     """Mean and 95% interval of an accuracy: Student's t over the draws and Wilson's interval for the finite test split
     (Wilson 1927), added in quadrature. One draw has the second part alone."""
-    mean, n = float(np.mean(accuracies)), len(accuracies)
+    mean, draws = float(np.mean(accuracies)), t_half(accuracies)
     finite = stats.binomtest(round(mean * test_samples), test_samples).proportion_ci(method="wilson")
-    draws = float(stats.t.ppf(0.975, n - 1) * np.std(accuracies, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     low, high = (math.hypot(max(0.0, side), draws) for side in (mean - finite.low, finite.high - mean))
     return {"mean": mean, "low": max(0.0, mean - low), "high": min(1.0, mean + high)}
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -34,7 +34,7 @@ from ssl_pipeline.evaluate import classic_audio, classic_text
 from ssl_pipeline.evaluate.baselines import fresh
 from ssl_pipeline.evaluate.classics import parts, small
 from ssl_pipeline.evaluate.classification import interval
-from ssl_pipeline.evaluate.result import Cell, Metrics, Result
+from ssl_pipeline.evaluate.result import Cell, Metrics, Result, t_half
 from ssl_pipeline.evaluate.settings_clustering import Clustering
 from ssl_pipeline.features.extract import embed
 from ssl_pipeline.part import PipelineError
@@ -160,9 +160,7 @@ def resampled_error(score: Callable[..., float], classes: np.ndarray, clusters: 
 
 def cell(draws: np.ndarray, error: float) -> Cell:
     """Mean and 95% interval: Student's t over draws and the test split's standard error, added in quadrature."""
-    mean, n = float(draws.mean()), len(draws)
-    spread = float(stats.t.ppf(0.975, n - 1) * draws.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-    half = math.hypot(spread, 1.96 * error)
+    mean, half = float(draws.mean()), math.hypot(t_half(draws), 1.96 * error)
     return {"mean": mean, "low": mean - half, "high": min(1.0, mean + half)}
 
 

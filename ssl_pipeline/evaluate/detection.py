@@ -11,7 +11,6 @@ Ignored regions are neither trained on nor counted; their surroundings are backg
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +23,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from scipy import stats
 from torch import Tensor, nn
 
-from ssl_pipeline.encoders.encoder import build, settings_in
-from ssl_pipeline.evaluate.result import Cell, Metrics, Result
+from ssl_pipeline.encoders.encoder import settings_in
+from ssl_pipeline.evaluate.fresh import fresh_encoder
+from ssl_pipeline.evaluate.result import Cell, Metrics, Result, t_half
 from ssl_pipeline.evaluate.settings_detection import MEASURES, Detection
 from ssl_pipeline.ingest.images import decode
 from ssl_pipeline.ingest.item import SPLITS
@@ -74,17 +73,17 @@ def own(recipe: Recipe, pack: Pack, encoder: Any, features: Any, folder: Path, s
 def baselines(recipe: Recipe, pack: Pack, settings: Detection, step: Callable[[str], None]) -> dict[str, Metrics]:
     """A fresh encoder under the same detector and budget; where encoders are frozen, also one that is trained from scratch."""
 
+    train, test, names = splits_of(pack, pack.facts["channels"])
+    made_by: Any = recipe.encoder
+    truth = truths(test, settings)
+
     def measured(settings: Detection) -> Metrics:
         scores = []
         for seed in range(settings.seeds):
             step(f"random encoder, {settings.probe.replace('_', '-')}, training {seed + 1} of {settings.seeds}")
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                encoder: Any = build(recipe.encoder.without_weights(), pack.given)
-            train, test, names = splits_of(pack, encoder.channels)
-            made_by: Any = recipe.encoder
+            encoder = fresh_encoder(recipe, pack, seed)
             found = detections(encoder, made_by, train, test, len(names), settings, seed, recipe.pretrain.device)
-            scores.append(average_precision(found, truths(test, settings), names))
+            scores.append(average_precision(found, truth, names))
         return cells(scores, settings)
 
     methods = {"random encoder": measured(settings)}
@@ -284,8 +283,7 @@ def cells(scores: list[dict[str, float]], settings: Detection) -> Metrics:
 
 def interval(values: list[float]) -> Cell:
     """Mean and 95% interval by Student's t over trainings."""
-    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    mean, half = float(np.mean(values)), t_half(values)
     return {"mean": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
 
 

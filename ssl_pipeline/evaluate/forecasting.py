@@ -21,7 +21,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from ssl_pipeline.encoders.encoder import build
+from ssl_pipeline.evaluate.fresh import fresh_encoder
 from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings_forecasting import Forecasting
 from ssl_pipeline.ingest.item import SPLITS
@@ -62,7 +62,8 @@ def own(
 
 def baselines(recipe: Recipe, pack: Pack, settings: Forecasting, step: Callable[[str], None]) -> dict[str, Metrics]:
     """The metrics of every baseline by its name."""
-    fresh = [seeded(recipe, pack, draw) for draw in range(settings.random_encoders)]
+    device = pick_device(recipe.pretrain.device)
+    fresh = [fresh_encoder(recipe, pack, draw).to(device) for draw in range(settings.random_encoders)]
     series = standardised(pack, fresh[0])
     refuse_still(series, settings)
     step("random encoder")
@@ -76,15 +77,10 @@ def baselines(recipe: Recipe, pack: Pack, settings: Forecasting, step: Callable[
     }
     if settings.supervised_steps:
         step("supervised")
-        answer["supervised"] = summarize([supervised(seeded(recipe, pack, 0), series, settings)], series, settings)
+        answer["supervised"] = summarize(
+            [supervised(fresh_encoder(recipe, pack, 0).to(device), series, settings)], series, settings
+        )
     return answer
-
-
-def seeded(recipe: Recipe, pack: Pack, draw: int) -> Any:
-    """The recipe's encoder with fresh weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(draw)
-        return build(recipe.encoder.without_weights(), pack.given).eval().to(pick_device(recipe.pretrain.device))
 
 
 def standardised(pack: Pack, encoder: Any) -> Series:

@@ -28,7 +28,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ssl_pipeline.encoders.encoder import build
+from ssl_pipeline.evaluate.fresh import fresh_encoder
 from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings_recommendation import Recommendation, name
 from ssl_pipeline.part import PipelineError
@@ -87,10 +87,7 @@ def baselines(recipe: Recipe, pack: Pack, settings: Recommendation, step: Callab
 
     histories = Histories.of(pack.path, pack.facts["items"])
     step("random encoder")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        fresh = build(recipe.encoder.without_weights(), pack.given).eval()
-    scores = {"random encoder": by_encoder(fresh, np.asarray(pack.samples("test")["items"]))}
+    scores = {"random encoder": by_encoder(fresh_encoder(recipe, pack, 0), np.asarray(pack.samples("test")["items"]))}
     scores |= all_baselines(histories, settings, step=step)
     return {
         method: summarize(rank(score, histories, settings), settings, histories) for method, score in scores.items()

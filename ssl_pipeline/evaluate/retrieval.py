@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from scipy import sparse, stats
 from scipy.special import gammaln
 
-from ssl_pipeline.encoders.encoder import build
+from ssl_pipeline.evaluate.fresh import fresh_encoder
 from ssl_pipeline.evaluate.result import Metrics, Result
 from ssl_pipeline.evaluate.settings_retrieval import DIRECTIONS, Retrieval
 from ssl_pipeline.pretext.pack import Pack
@@ -67,11 +67,7 @@ def baselines(recipe: Recipe, pack: Pack, settings: Retrieval, step: Callable[[s
 
     pairs = pairs_of(pack, "test")
     step("random encoder")
-    fresh = []
-    for draw in range(settings.random_encoders):
-        with torch.random.fork_rng():
-            torch.manual_seed(draw)
-            fresh.append(build(recipe.encoder.without_weights(), pack.given).eval())
+    fresh = [fresh_encoder(recipe, pack, draw) for draw in range(settings.random_encoders)]
     step("ridge regression")
     return {
         "random encoder": random_encoders(fresh, pack, settings),

@@ -22,6 +22,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
+from ssl_pipeline.evaluate.result import t_half
+
 BINS = 15
 RARE = 0.1
 """Share of the test split under which a class is rare."""
@@ -144,8 +146,7 @@ def standard_error(measure: Callable[[np.ndarray], float], samples: int) -> floa
 def interval_of(name: str, values: list[float], error: float) -> dict[str, float]:
     """Mean and 95% interval of a metric whose standard error is known: Student's t over the draws and over the parts of the
     jackknife, added in quadrature."""
-    mean, n = float(np.mean(values)), len(values)
-    draws = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else 0.0
-    half = math.hypot(draws, stats.t.ppf(0.975, PARTS - 1) * error)
+    mean = float(np.mean(values))
+    half = math.hypot(t_half(values), stats.t.ppf(0.975, PARTS - 1) * error)
     most = math.inf if name.startswith("nll") else 1.0
     return {"mean": mean, "low": max(0.0, mean - half), "high": min(most, mean + half)}

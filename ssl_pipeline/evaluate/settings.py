@@ -56,6 +56,10 @@ class EvaluationPart(Part):
         """The metric that promotes where the recipe names none."""
         raise NotImplementedError
 
+    def compared(self) -> tuple[str, str]:
+        """The leading metric's name, and the one under which the supervised baseline has it."""
+        return self.leading(), self.leading().replace("/linear/", "/supervised/")
+
     def caption(self, summary: dict[str, Any]) -> str:
         """What a table of its numbers says of them, given the stage's summary."""
         raise NotImplementedError

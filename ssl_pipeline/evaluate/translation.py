@@ -27,12 +27,11 @@ import numpy as np
 import pandas as pd
 import torch
 from sacrebleu.metrics import BLEU, CHRF
-from scipy import stats
 from tokenizers import Tokenizer
 
-from ssl_pipeline.encoders.encoder import build
 from ssl_pipeline.evaluate.classic_text import tfidf_features
-from ssl_pipeline.evaluate.result import Cell, Metrics, Result
+from ssl_pipeline.evaluate.fresh import fresh_encoder
+from ssl_pipeline.evaluate.result import Cell, Metrics, Result, t_half
 from ssl_pipeline.evaluate.settings_translation import Translation
 from ssl_pipeline.evaluate.translator import BATCH, Curve, Translator, target_tokenizer, tokens_of, train
 from ssl_pipeline.ingest.item import SPLITS
@@ -80,10 +79,7 @@ def baselines(recipe: Recipe, pack: Pack, settings: Translation, step: Callable[
     runs = []
     for seed in range(settings.seeds):
         step(f"random encoder, seed {seed + 1} of {settings.seeds}")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            fresh = build(recipe.encoder.without_weights(), pack.given)
-        runs.append(run(recipe, pack, pairs, fresh, settings, seed))
+        runs.append(run(recipe, pack, pairs, fresh_encoder(recipe, pack, seed), settings, seed))
     return {"random encoder": summarize(runs, pairs, settings)[0]} | found
 
 
@@ -173,7 +169,5 @@ def summarize(runs: list[Run], pairs: Pairs, settings: Translation) -> tuple[Met
 def interval(values: list[float], finite: float = 0.0, most: float = math.inf) -> Cell:
     """Mean and 95% interval: Student's t over the seeds, and half the bootstrap's interval over test sentences (Koehn 2004), added
     in quadrature. One value has the second part alone."""
-    mean, n = float(np.mean(values)), len(values)
-    seeds = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-    half = math.hypot(seeds, finite)
+    mean, half = float(np.mean(values)), math.hypot(t_half(values), finite)
     return {"mean": mean, "low": max(0.0, mean - half), "high": min(most, mean + half)}

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from torch import Tensor
 
-from ssl_pipeline.encoders.encoder import build
 from ssl_pipeline.evaluate.classification import interval
+from ssl_pipeline.evaluate.fresh import fresh_encoder
 from ssl_pipeline.evaluate.result import Cell, Metrics, Result
 from ssl_pipeline.evaluate.settings_zero_shot import ZeroShot
 from ssl_pipeline.features.extract import embed
@@ -50,9 +50,7 @@ def baselines(recipe: Recipe, pack: Pack, settings: ZeroShot, step: Callable[[st
     (rows, truth, names), answers = tested(pack), []
     step("random encoder")
     for draw in range(settings.random_encoders):
-        with torch.random.fork_rng():
-            torch.manual_seed(draw)
-            fresh = build(recipe.encoder.without_weights(), pack.given).eval().to(pick_device(recipe.pretrain.device))
+        fresh = fresh_encoder(recipe, pack, draw).to(pick_device(recipe.pretrain.device))
         images = embed(fresh, pack.samples("test"), recipe.pretrain)[rows]
         answers.append(predicted(fresh, images, names, settings))
     return {"random encoder": summarize(answers, truth), "chance": at_chance(names)}

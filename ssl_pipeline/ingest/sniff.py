@@ -24,7 +24,9 @@ SUFFIXES = {
     "text": (".txt", ".md"),
     "image": (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
 }
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".inter")
+LISTS = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Tables that may say what is on images beside them."""
+TABLES = (*LISTS, ".parquet", ".inter")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "image_path", "img", "path", "file", "filename", "file_name", "filepath", "picture", "photo"),
     "audio": ("audio", "audio_path", "wav", "sound"),
@@ -63,7 +65,7 @@ def source_of(path: Path) -> Source:
         return Text(path=str(path))
     if kind == "image" and (boxes := annotated(path, names)):
         return boxes
-    if kind == "image" and any(name.lower().endswith(TABLES[:4]) for name in names):
+    if kind == "image" and any(name.lower().endswith(LISTS) for name in names):
         try:
             readers.read(captioned := CaptionTable(path=str(path)), Path())
         except PipelineError:  # the table says something else
@@ -80,7 +82,7 @@ def of_folder(path: Path) -> Source:
     if kind == "image" and (boxes := annotated(path, names)):
         return boxes
     for name in names:  # a table beside the images may hold their captions
-        if kind == "image" and name.lower().endswith(TABLES[:4]) and "/" not in name:
+        if kind == "image" and name.lower().endswith(LISTS) and "/" not in name:
             found = purposes(header(path / name))
             if "image" in found and "caption" in found:
                 return captions(path, found).model_copy(update={"captions": name})
