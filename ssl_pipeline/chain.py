@@ -41,7 +41,7 @@ efficiency = late("ssl_pipeline.evaluate.efficiency")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", *EVALUATIONS, "registered_model")
-LOOP_VERSION = "5"
+LOOP_VERSION = "6"
 """Raise it when the loop, a view or a task would compute other weights from the same recipe."""
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""

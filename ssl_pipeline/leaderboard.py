@@ -145,7 +145,7 @@ def comparisons(project: Project, dataset_name: str, recipes: list[Recipe]) -> l
 def table_of(dataset_name: str, one: Protocol) -> Comparison:
     rows: list[Any] = []
     for entry in one.entries:
-        spent = entry.cost.get("train_seconds"), entry.cost.get("encoder_passes")
+        spent = [entry.cost.get(what) for what in tables.SPENT]
         rows += tables.rows_of(entry.recipe.name, entry.recipe.pretext.task, entry.stage.summary["metrics"], *spent)
     for method, metrics in one.baselines.items():
         rows += tables.rows_of(method, method, metrics, baseline=True)

@@ -32,17 +32,17 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, An
     return {"model": weights, "optimizer": moments}
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """The newest checkpoint's state, into model and optimizer in place. Returns its step and the seconds trained until
-    then, 0 and 0 where there is none."""
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
+    """The newest checkpoint's state, into model and optimizer in place. Returns its step and the seconds and joules that were
+    spent until then; zeros where there is none."""
     if not (saved := newest(folder)):
-        return 0, 0.0
+        return 0, {"seconds": 0.0, "joules": 0.0}
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     weights, moments = saved["model"], saved["optimizer"]
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=WHOLE)
     for group, made in zip(optimizer.param_groups, settings, strict=True):
         group.update(made)  # the recipe's, not the checkpoint's: a sharded run cannot use fused steps
-    return saved["step"], saved["seconds"]
+    return saved["step"], {what: saved[what] for what in ("seconds", "joules")}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

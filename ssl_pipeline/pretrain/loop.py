@@ -40,6 +40,7 @@ from ssl_pipeline.pretrain.compute import (
 from ssl_pipeline.pretrain.data import Samples, label_batches
 from ssl_pipeline.pretrain.diagnostics import Alarm, Clock, describe, effective_rank, embedding_std
 from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spread
+from ssl_pipeline.pretrain.energy import Meter
 from ssl_pipeline.recipe import Pretrain, Recipe
 
 Row = dict[str, float]
@@ -92,7 +93,7 @@ def pretrain(
     optimizer = create_optimizer_v2(
         objective, settings.optimizer, lr=settings.learning_rate, weight_decay=settings.weight_decay, **options
     )
-    step, seconds = checkpoint.restore(checkpoints, objective, optimizer)
+    step, spent = checkpoint.restore(checkpoints, objective, optimizer)
     replica = replicate(objective, group, settings)
     look: Callable[[Batch, Labels], Any] = partial(render, task, encoder)
     look, model = (compile_step(look), compile_step(replica)) if compiled else (look, replica)
@@ -102,7 +103,13 @@ def pretrain(
         )
 
     alarm, clock, losses, final = Alarm(), Clock(), [], {}
-    started, last_checkpoint, rest = time.monotonic() - seconds, time.monotonic(), settings.checkpoint_seconds
+    meter = Meter(device, packages=group.rank == 0)
+    started, last_checkpoint, rest = time.monotonic() - spent["seconds"], time.monotonic(), settings.checkpoint_seconds
+
+    def joules() -> float | None:
+        counted = [one for one in group.collect(meter.joules()) if one is not None]
+        return sum(counted, spent["joules"]) if counted else None
+
     for epoch, order, drawn in plans(recipe, len(train), step // steps_per_epoch, device):
         start = step - epoch * steps_per_epoch
         steps = order[start * batch_size : steps_per_epoch * batch_size].split(batch_size)
@@ -142,12 +149,14 @@ def pretrain(
                 losses = []
                 alarm.check(row)
                 log(row)
+                meter.joules()
             if logged or group.world == 1:
                 due = time.monotonic() - last_checkpoint > rest
                 stop, due = group.agree(stop_requested(), due)
                 if stop or due:
                     began = time.monotonic()
-                    state = checkpoint.state_of(objective, optimizer) | {"seconds": time.monotonic() - started}
+                    state = checkpoint.state_of(objective, optimizer)
+                    state |= {"seconds": time.monotonic() - started, "joules": joules() or 0.0}
                     if group.rank == 0:
                         checkpoint.save(checkpoints, step, state)
                     last_checkpoint = time.monotonic()
@@ -169,6 +178,7 @@ def pretrain(
         "embedding_std": final["embedding_std"],
         "encoder_passes": total * batch_size * task.encoder_passes,
         "train_seconds": round(time.monotonic() - started, 1),
+        "energy_joules": joules(),
         "precision": precision_name(settings, device),
         "device": str(device),
         "processes": group.world,

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from ssl_pipeline.features.measures import MEASURES
-from ssl_pipeline.report.tables import comparison, escape, rows_of
+from ssl_pipeline.report.tables import SPENT, comparison, escape, rows_of
 
 LONGEST = 4900  # MLflow shows 5,000 characters of a version's description
 
@@ -55,6 +55,7 @@ def model_card(
                 "steps": number(encoder.get("steps")),
                 "samples through the encoder": number(encoder.get("encoder_passes")),
                 "training time in seconds": number(encoder.get("train_seconds")),
+                "energy in joules, of whole processors and GPUs": number(encoder.get("energy_joules")),
                 "code": f"commit {escape(commit)}" if commit else "not under version control",
             }
         ),
@@ -107,8 +108,8 @@ def quality(
         return ["No labels were at hand, so only measures without labels are given."]
     parts = []
     for summary, caption in evaluations.values():
-        cost = encoder.get("train_seconds"), encoder.get("encoder_passes")
-        rows = rows_of(recipe["name"], recipe["pretext"]["task"], summary["metrics"], *cost)
+        spent = [encoder.get(what) for what in SPENT]
+        rows = rows_of(recipe["name"], recipe["pretext"]["task"], summary["metrics"], *spent)
         for name, metrics in (summary.get("baselines") or {}).items():
             rows += rows_of(name, "", metrics, baseline=True)
         if classes := summary.get("classes"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -26,6 +26,8 @@ HEADS = {
     "text_to_image": "text to image",
 }
 MISSING = "–"
+SPENT = ("train_seconds", "encoder_passes", "energy_joules")
+"""What a trained encoder's summary says of its cost, in the order in which `rows_of` takes it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Row(TypedDict):
     cost_seconds: NotRequired[float | None]
     passes: NotRequired[float | None]
     """Samples that the encoder saw while it was trained."""
+    joules: NotRequired[float | None]
 
 
 Column = tuple[str, str]
@@ -63,8 +66,8 @@ class Line:
     method: str
     baseline: bool
     cells: dict[Column, Cell]
-    cost: str
-    passes: str
+    spent: dict[str, str]
+    """By what was spent."""
 
     @property
     def to_beat(self) -> bool:
@@ -81,6 +84,9 @@ class Comparison:
         columns = dict.fromkeys(column for line in self.lines for column in line.cells)
         # the probes in their order, fewest labels first; other metrics as they come
         self.columns = sorted(columns, key=lambda c: (order.get(c[0], 9), labels_in(c[1])))
+        self.costs = [
+            cost for cost in COSTS if cost in ALWAYS or any(line.spent[cost] != MISSING for line in self.lines)
+        ]
 
     def text(self, line: Line, column: Column) -> str:
         """`91.2 ±0.6*` in percent; the larger side of an uneven interval."""
@@ -117,7 +123,7 @@ class Comparison:
         from rich.text import Text
 
         name_width = min(32, max((len(plain(line.name, 60)) for line in self.lines), default=6))
-        room = WIDTH - name_width - len(" 99.9 min passes")
+        room = WIDTH - name_width - len(" 99.9 min passes" + " 99.9 Wh" * (len(self.costs) > len(ALWAYS)))
         groups = self._pack(self.columns, room)
         if len(groups) > 1:  # rather one table a probe
             probes = dict.fromkeys(probe for probe, _ in self.columns)
@@ -156,15 +162,15 @@ class Comparison:
                 f"{PROBES.get(probe, probe) if probe != previous else ''}\n{shots}", justify="right", no_wrap=True
             )
             previous = probe
-        table.add_column("\ntime", justify="right", no_wrap=True)
-        table.add_column("\npasses", justify="right", no_wrap=True)
+        for cost in self.costs:
+            table.add_column(f"\n{cost}", justify="right", no_wrap=True)
         for index, line in enumerate(self.lines):
             cells = [Text(self.text(line, column), "bold" if self.best(line, column) else "") for column in columns]
             # a star hangs to the right of the figures, which stay aligned
             hung = [cell if cell.plain.endswith("*") else cell + Text(" ") for cell in cells]
             recipes_end = not line.baseline and self.lines[index + 1 : index + 2] and self.lines[index + 1].baseline
             table.add_row(
-                Text(plain(line.name, 60), "dim" if line.baseline else ""), *hung, line.cost, line.passes,
+                Text(plain(line.name, 60), "dim" if line.baseline else ""), *hung, *(line.spent[cost] for cost in self.costs),
                 end_section=bool(recipes_end),
             )  # fmt: skip
         return table
@@ -175,14 +181,14 @@ class Comparison:
             f"{PROBES.get(probe, escape(probe))}{f', {escape(shots)}' if shots else ''}"
             for probe, shots in self.columns
         ]
-        header = ["recipe", "pretext task", *heads, "time", "passes"]
+        header = ["recipe", "pretext task", *heads, *self.costs]
         out = [header, [":--", ":--"] + ["--:"] * (len(header) - 2)]
         for line in self.lines:
             cells = []
             for column in self.columns:
                 text = self.text(line, column).replace("*", "\\*")
                 cells.append(f"**{text}**" if self.best(line, column) else text)
-            out.append([escape(line.name), escape(line.method), *cells, line.cost, line.passes])
+            out.append([escape(line.name), escape(line.method), *cells, *(line.spent[cost] for cost in self.costs)])
         notes = [note.replace("* ", "\\* ", 1) if note.startswith("* ") else note for note in self.notes()]
         return "\n".join(f"| {' | '.join(row)} |" for row in out) + "".join(f"\n\n{note}" for note in notes) + "\n"
 
@@ -201,6 +207,8 @@ def rows_of(
     metrics: dict[str, dict[str, float]],
     cost_seconds: float | None = None,
     passes: float | None = None,
+    joules: float | None = None,
+    *,
     baseline: bool = False,
 ) -> list[Row]:
     """Rows from an evaluation's metrics, `{"<kind>/<probe>/<metric>/<shots>": {"mean", "low", "high"}}`: accuracies by probe
@@ -239,6 +247,7 @@ def rows_of(
                 baseline=baseline,
                 cost_seconds=cost_seconds,
                 passes=passes,
+                joules=joules,
             ),
         )
         row["shots"][shots] = Cell(value["mean"], value["low"], value["high"])
@@ -271,9 +280,8 @@ def gather(rows: Sequence[Row]) -> list[Line]:
             for row in mine
             for shots, cell in row["shots"].items()
         }
-        cost = next((row["cost_seconds"] for row in mine if row.get("cost_seconds") is not None), None)
-        passes = next((row["passes"] for row in mine if row.get("passes") is not None), None)
-        lines.append(Line(name, mine[0]["method"], name in baselines, cells, duration(cost), count(passes)))
+        spent = {cost: say(mine[0].get(field)) for cost, (field, say) in COSTS.items()}
+        lines.append(Line(name, mine[0]["method"], name in baselines, cells, spent))
     return lines
 
 
@@ -294,6 +302,23 @@ def count(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.3g}{letter}" if number / size < 999.5 else f"{number / size:.0f}{letter}"
     return f"{number:.0f}"
+
+
+def energy(joules: float | None) -> str:
+    """`0.8 Wh`, `1.2 kWh`."""
+    if joules is None or not math.isfinite(joules):
+        return MISSING
+    hours = joules / 3600
+    return f"{hours:.2g} Wh" if hours < 9.95 else f"{hours:.0f} Wh" if hours < 999.5 else f"{hours / 1000:.1f} kWh"
+
+
+COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "time": ("cost_seconds", duration),
+    "passes": ("passes", count),
+    "energy": ("joules", energy),
+}
+"""Columns at the right, with the row's field and how it is said; energy only where the machine could count it."""
+ALWAYS = ("time", "passes")
 
 
 def escape(text: object, longest: int = 60) -> str:

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from ssl_pipeline.report.card import model_card
-from ssl_pipeline.report.tables import Cell, comparison, count, duration, escape, rows_of
+from ssl_pipeline.report.tables import Cell, comparison, count, duration, energy, escape, rows_of
 
 HOSTILE = "a|b\n## c <script>alert(1)</script> ![x](http://x) `code` **bold** $math$ &amp; \\| ~~z~~ _u_ \x00\ud800"
 
@@ -143,6 +143,22 @@ def test_durations(seconds, shown):
 )
 def test_counts(number, shown):
     assert count(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("joules", "shown"),
+    [(None, "–"), (math.nan, "–"), (36.0, "0.01 Wh"), (9000, "2.5 Wh"), (1.8e5, "50 Wh"), (4.5e6, "1.2 kWh")],
+)
+def test_energies(joules, shown):
+    assert energy(joules) == shown
+
+
+def test_energy_has_a_column_where_a_machine_counted_it_and_none_elsewhere():
+    counted = rows_of("measured", "simclr", metrics("linear", 0.9, 0.9, 0.9), 75, 1.6e5, 9000)
+    told = cells(comparison(digits() + counted).markdown())
+    assert [told[name][-1] for name in ("recipe", "measured", "digits_simclr")] == ["energy", "2.5 Wh", "–"]
+    assert "energy" not in comparison(digits()).markdown()
+    assert max(map(len, terminal(comparison(digits() + counted)))) <= 100
 
 
 def test_hostile_names_stay_text_in_markdown():
