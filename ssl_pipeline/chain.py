@@ -21,7 +21,7 @@ from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
-from ssl_pipeline.record import curve_of, log_metrics, open_run, open_tracker
+from ssl_pipeline.record import Curves, log_metrics, open_tracker
 from ssl_pipeline.store import Stage
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ measures = late("ssl_pipeline.features.measures")
 label_tables = late("ssl_pipeline.pretext.labels")
 launch = late("ssl_pipeline.pretrain.launch")
 packs = late("ssl_pipeline.pretext.pack")
+shards = late("ssl_pipeline.ingest.shards")
 paired = late("ssl_pipeline.evaluate.paired")
 pictures = late("ssl_pipeline.report.pictures")
 efficiency = late("ssl_pipeline.evaluate.efficiency")
+tracking = late("ssl_pipeline.tracking")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", *EVALUATIONS, "registered_model")
@@ -46,7 +48,9 @@ LOOP_VERSION = "6"
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
 FEATURES_VERSION = "5"
-EVALUATION_VERSION = "5"
+ANEW = "anew, as many steps"
+"""The control beside a warm start."""
+EVALUATION_VERSION = "6"
 
 Say = Callable[[str], None]
 
@@ -54,7 +58,7 @@ Say = Callable[[str], None]
 def dataset(project: Project, config: Dataset, say: Say = print) -> Stage:
     """source -> dataset: ingested (or an earlier version restored), then committed to DVC."""
     if config.version:
-        stage = restored(project, config, say)
+        stage = restored(project, config.name, config.version, say)
     else:
         stage = ingest.build(config, project.store, versioning.digest, project.root, say)
     versioning.commit(project.root, config.name, stage.path / "tree")
@@ -62,16 +66,15 @@ def dataset(project: Project, config: Dataset, say: Say = print) -> Stage:
     return stage
 
 
-def restored(project: Project, config: Dataset, say: Say) -> Stage:
-    """The dataset version that the recipe pins, from DVC's cache or remote."""
-    assert config.version
+def restored(project: Project, name: str, digest: str, say: Say = print) -> Stage:
+    """A version of a dataset, from DVC's cache or remote."""
 
     def write(folder: Any) -> dict[str, Any]:
-        versioning.restore(project.root, config.name, config.version, folder / "tree")
+        versioning.restore(project.root, name, digest, folder / "tree")
         described = json.loads((folder / "tree" / "dataset.json").read_text())
-        return described | {"digest": config.version, "reasons": {}, "quarantined_fraction": 0.0}
+        return described | {"digest": digest, "reasons": {}, "quarantined_fraction": 0.0}
 
-    return project.store.build("dataset", {"version": config.version}, {}, "1", write, on_wait=say)
+    return project.store.build("dataset", {"version": digest}, {}, "1", write, on_wait=say)
 
 
 def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -101,52 +104,95 @@ def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
 
 def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     """pretext labels -> encoder: the training loop in a process of its own, its curves to MLflow as they come."""
+    labels = upstream(project, recipe.name, "pretext_labels")
+    return finish(project, recipe, train(project, recipe, labels, beginning(project, recipe, labels, say), say))
+
+
+def train(
+    project: Project, recipe: Recipe, labels: Stage, begun: Stage | None, say: Say, steps: int | None = None
+) -> Stage:
+    """An encoder that goes on from `begun`, or a fresh one; trained for `steps` instead of the recipe's epochs."""
     from ssl_pipeline.pretrain.progress import bar
 
-    labels = upstream(project, recipe.name, "pretext_labels")
     data, pack, origin = prepared(project, recipe, labels)
-    config = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
-    config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude=HOW)
+    config: dict[str, Any] = training(recipe)
     inputs = {"pretext_labels": labels.key}
-    start = upstream(project, recipe.start_from, "pretrained_encoder") if recipe.start_from else None
-    if start:
-        inputs["start_from"] = start.key
+    if begun:
+        inputs["start_from"] = begun.key
+    if steps:
+        config["steps"] = steps
 
     def write(folder: Any) -> dict[str, Any]:
-        tracker = open_tracker(project)
-        run_id = open_run(
-            project, recipe, project.store.key("pretrained_encoder", config, inputs, LOOP_VERSION), data, tracker
-        )
-        rows: dict[int, dict[str, float]] = {}
+        key = project.store.key("pretrained_encoder", config, inputs, LOOP_VERSION)
+        curves = Curves(project, recipe, key, data, say)
         try:
             with bar(recipe.name) as show:
 
                 def follow(new: list[dict[str, float]]) -> None:
-                    for row in new:  # a resumed run repeats steps: the later row counts
-                        rows[int(row["step"])] = rows.get(int(row["step"]), {}) | row
-                    tracker.log_curve(run_id, [curve_of(row) for row in new])
+                    curves.add(new)
                     show(new[-1])
 
-                summary = launch.run(recipe, pack, folder, follow, start.path if start else None)
-            curve = [curve_of(rows[step]) for step in sorted(rows)]
+                summary = launch.run(
+                    recipe, pack, folder, follow, begun and start(project, recipe, begun, pack, say), steps
+                )
+            curve = curves.rows()
             (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
-            tracker.log_files(run_id, [folder / "curves.png", labels.path / "sheet.png"], "pictures")
-            url = tracker.url(run_id)
+            curves.finish([folder / "curves.png", labels.path / "sheet.png"])
         except BaseException:
-            tracker.end(run_id, failed=True)
+            curves.fail()
             raise
-        tracker.end(run_id)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # last: whatever failed above can be tried again
         speeds = sorted(row["samples_per_second"] for row in curve if "samples_per_second" in row)
         waits = [row["data_wait_share"] for row in curve if "data_wait_share" in row]
         return summary | {
             "samples_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
-            "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_uri,
-            "made_from": origin | {"pretext_labels": labels.key},
+            **curves.where(), "made_from": origin | inputs,
         }  # fmt: skip
 
-    stage = project.store.build("pretrained_encoder", config, inputs, LOOP_VERSION, write, resumable=True, on_wait=say)
-    return finish(project, recipe, stage)
+    return project.store.build("pretrained_encoder", config, inputs, LOOP_VERSION, write, resumable=True, on_wait=say)
+
+
+def training(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe decides the weights."""
+    config: dict[str, Any] = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
+    config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude=HOW)
+    if recipe.retrain.warm_start:
+        config["replay"] = recipe.retrain.warm_start.replay
+    return config
+
+
+def beginning(project: Project, recipe: Recipe, labels: Stage, say: Say) -> Stage | None:
+    """The encoder to go on from: another recipe's, or with a warm start the champion's. What was trained on this data already
+    keeps its beginning, although it is the champion now: else each run would train once more."""
+    if recipe.start_from:
+        return upstream(project, recipe.start_from, "pretrained_encoder")
+    if not recipe.retrain.warm_start:
+        return None
+    reigning = tracking.champion(open_tracker(project), recipe.name)
+    champion = project.store.get("pretrained_encoder", reigning.tags["encoder"]) if reigning else None
+    for known in filter(None, (project.store.current(recipe.name, "pretrained_encoder"), champion)):
+        if known.config == training(recipe) and known.summary["made_from"]["pretext_labels"] == labels.key:
+            return begun_from(project, known)
+    if reigning and not champion:
+        say(
+            f"note: the encoder of the champion, version {reigning.version}, is not in this store: a fresh one is trained"
+        )
+    return champion
+
+
+def begun_from(project: Project, trained: Stage) -> Stage | None:
+    """What an encoder went on from."""
+    return made_from(project, trained, "start_from") if "start_from" in trained.summary["made_from"] else None
+
+
+def start(project: Project, recipe: Recipe, begun: Stage, pack: Pack, say: Say) -> Any:
+    """With a warm start, the samples that the encoder has not seen are told from those to replay."""
+    if not recipe.retrain.warm_start:
+        return launch.Start(begun.path)
+    digest = begun.summary["made_from"]["dataset"]
+    seen = dataset_of(project, digest) or restored(project, recipe.dataset, digest, say)
+    known = {row["sample_id"] for row in shards.rows(seen.path / "tree", "train", ["sample_id"])}
+    return launch.Start(begun.path, (~pack.index("train")["sample_id"].isin(known)).to_numpy().nonzero()[0])
 
 
 def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -190,7 +236,10 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
         features = {split: extract.read(extracted.path, split) for split in SPLITS}
         network = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
         result = module.own(recipe, pack, network, features, encoder.path, settings)
-        own = paired.write(folder, {recipe.name: result.metrics} | result.controls, settings.compared())
+        if recipe.retrain.warm_start and recipe.retrain.warm_start.compare and begun_from(project, encoder):
+            result.controls[ANEW] = anew(project, recipe, encoder, pack, settings, say)
+        # of all metrics: which one promotes is decided when the model is registered
+        own = paired.write(folder, {recipe.name: result.metrics} | result.controls)
         methods, labels = own | reference.summary["methods"], result.facts.get("labels_a_class", {})
         metrics, others = methods[recipe.name], {name: found for name, found in methods.items() if name != recipe.name}
         saved = efficiency.labels_saved(metrics, others.get("supervised", {}), labels)
@@ -218,6 +267,18 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
     inputs = {"features": extracted.key, "baselines": reference.key}
     config = {"name": recipe.name, "evaluation": dump(settings)}
     return finish(project, recipe, store.build(kind, config, inputs, version, write, on_wait=say))
+
+
+def anew(project: Project, recipe: Recipe, encoder: Stage, pack: Pack, settings: Any, say: Say) -> Any:
+    """The metrics of a fresh encoder that was trained on all data for as many steps as this one since its warm start."""
+    from ssl_pipeline.pretrain.compute import pick_device
+
+    labels = made_from(project, encoder, "pretext_labels")
+    fresh = train(project, recipe, labels, None, say, encoder.summary["steps"])
+    network = encoders.load(fresh.path).to(pick_device(recipe.pretrain.device))
+    features = {split: extract.embed(network, pack.samples(split), recipe.pretrain) for split in SPLITS}
+    module = import_module(f"ssl_pipeline.evaluate.{settings.kind}")
+    return module.own(recipe, pack, network, features, fresh.path, settings).metrics
 
 
 def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -276,15 +337,17 @@ def upstream(project: Project, owner: str, stage: str) -> Stage:
 def made_from(project: Project, stage: Stage, name: str) -> Stage:
     """The stage `name` that this one was computed from, whatever its owner uses by now; a dataset goes by its digest."""
     key = stage.summary["made_from"][name]
-    if name == "dataset":
-        found = next((one for one in project.store.finished(name) if one.summary["digest"] == key), None)
-    else:
-        found = project.store.get("features" if name == "item_features" else name, key)
-    if found:
+    made_by = {"item_features": "features", "start_from": "pretrained_encoder"}.get(name, name)
+    if found := dataset_of(project, key) if name == "dataset" else project.store.get(made_by, key):
         return found
     raise PipelineError(
         f"{stage.name} {stage.key} was made from {name} {key}, which is not in the store any more: run the recipe again"
     )
+
+
+def dataset_of(project: Project, digest: str) -> Stage | None:
+    """A dataset by its digest."""
+    return next((one for one in project.store.finished("dataset") if one.summary["digest"] == digest), None)
 
 
 def finish(project: Project, recipe: Recipe, stage: Stage) -> Stage:

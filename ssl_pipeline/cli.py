@@ -6,15 +6,14 @@ Everything slow is imported inside the commands, so that `--help` answers at onc
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ssl_pipeline.commands import models
+from ssl_pipeline.commands.shell import AsJson, nothing_on_stdout, project, say
 from ssl_pipeline.part import PipelineError
 
 if TYPE_CHECKING:
@@ -26,10 +25,11 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
+app.add_typer(models.app)
+
 DEMO = ["digits_rotation", "digits_inpainting", "digits_simclr"]
 
 To = Annotated[str, typer.Option(help="Last stage to run.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Dagster's own log too.")]
 
 
@@ -143,16 +143,6 @@ def up(
     serve(project(), port, mlflow_port, host, say)
 
 
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-def project() -> Project:
-    from ssl_pipeline.project import Project
-
-    return Project.find()
-
-
 def result(here: Project, recipe: Recipe, stages: list[str]) -> dict[str, Any]:
     """What a program wants to know of a recipe's run; null where it did not go so far."""
     found = {stage: here.store.current(recipe.name, stage) for stage in stages}
@@ -216,22 +206,6 @@ def show_status(report: dict[str, Any]) -> None:
         models.add_row(one["name"], one["modality"], one["model"], "none" if version is None else f"version {version}")
     console = Console()
     console.print(data, models, f"MLflow: {report['tracking_uri']}")
-
-
-@contextmanager
-def nothing_on_stdout(wanted: bool) -> Iterator[Any]:
-    """Sends what libraries and child processes print to stderr, and gives the real stdout."""
-    if not wanted:
-        yield sys.stdout
-        return
-    sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w") as stdout, redirect_stdout(sys.stderr):
-        os.dup2(2, 1)
-        try:
-            yield stdout
-        finally:
-            stdout.flush()
-            os.dup2(stdout.fileno(), 1)
 
 
 def main() -> NoReturn:

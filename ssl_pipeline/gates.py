@@ -54,15 +54,21 @@ def nothing_leaked(recipe: Recipe, features: Stage) -> Gate:
     return Gate("nothing_leaked", True, f"{counted}, each in one split")
 
 
-def metric_floor(recipe: Recipe, evaluated: Stage) -> Gate:
-    """The promoted metric reaches the recipe's minimum."""
-    assert recipe.promote
-    value = evaluated.summary["metrics"][recipe.promote.metric]["mean"]
-    return Gate(
-        "metric_floor",
-        value >= recipe.promote.minimum,
-        f"{recipe.promote.metric} {value:.3f}, at least {recipe.promote.minimum:.3f} is asked for",
+def metric_floor(recipe: Recipe, kind: str, stage: Stage) -> Gate:
+    """What this stage measured reaches the recipe's floors."""
+    values = measured(recipe, kind, stage)
+    told = [f"{metric} {value:.3f}, at least {least:.3f} is asked for" for metric, (value, least) in values.items()]
+    return Gate("metric_floor", all(value >= least for value, least in values.values()), "; ".join(told))
+
+
+def measured(recipe: Recipe, kind: str, stage: Stage) -> dict[str, tuple[float, float]]:
+    """Of the metrics of a stage of this kind that have a floor: value and floor."""
+    least = (
+        {m: floor for m, floor in recipe.promote.least().items() if m.split("/")[0] == kind} if recipe.promote else {}
     )
+    if kind == "features":
+        return {metric: (stage.summary[metric.split("/")[1]], floor) for metric, floor in least.items()}
+    return {metric: (stage.summary["metrics"][metric]["mean"], floor) for metric, floor in least.items()}
 
 
 def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
@@ -81,13 +87,20 @@ def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
 
 
 def all_gates(
-    recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, features: Stage, evaluated: Stage | None
+    recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, features: Stage, evaluated: dict[str, Stage]
 ) -> list[Gate]:
-    """Every gate that applies, `evaluated` being the evaluation that promotes; without one only the label-free ones."""
+    """Every gate that applies, `evaluated` being the evaluations by their kinds."""
     gates = [data_pinned(digest, pinned), not_collapsed(encoder), nothing_leaked(recipe, features)]
-    if recipe.promote and evaluated:
-        gates += [metric_floor(recipe, evaluated), better_than_random(recipe, evaluated)]
+    stages = {"features": features} | evaluated
+    gates += [metric_floor(recipe, kind, stages[kind]) for kind in with_floors(recipe)]
+    if recipe.promote and not recipe.promote.label_free:
+        gates.append(better_than_random(recipe, evaluated[recipe.promote.evaluation]))
     return gates
+
+
+def with_floors(recipe: Recipe) -> list[str]:
+    """The stages whose metrics have floors."""
+    return list(dict.fromkeys(m.split("/")[0] for m in recipe.promote.least())) if recipe.promote else []
 
 
 def failures(gates: list[Gate]) -> list[dict[str, Any]]:

@@ -108,25 +108,86 @@ class Pretrain(Part):
 
 
 class Promote(Part):
-    """The gate before a model becomes the champion."""
+    """The policy by which a model is registered and becomes the champion."""
 
     metric: str = ""
-    """`<evaluation>/<probe>/<metric>/<shots>`: what is compared; by default the first evaluation's leading one."""
-    minimum: float = Field(0.0, ge=0, le=1)
-    """Floor under which nothing is registered."""
+    """`<evaluation>/<probe>/<metric>/<shots>`: what is compared; by default the first evaluation's leading one. Without labels,
+    `features/rankme` or `features/lidar`."""
+    minimum: float = Field(0.0, ge=0)
+    """Floor of this metric, under which nothing is registered."""
+    floors: dict[str, float] = {}
+    """Floors of further metrics, by name."""
+    worse_by: float = Field(0.02, ge=0)
+    """How far the 95% interval of the difference to the champion, on the same test samples, may reach below 0: the new one is no
+    worse by more than that. 0 asks for proof that it is better. Of measures without labels, a share of the champion's value."""
+    approval: Literal["automatic", "manual"] = "automatic"
+    """manual: what passes becomes the challenger, and `ssl-pipeline promote` makes it the champion."""
 
     @property
     def evaluation(self) -> str:
         """The kind of evaluation that measures it."""
         return self.metric.split("/")[0]
 
+    @property
+    def label_free(self) -> bool:
+        return self.metric in LABEL_FREE
+
+    def least(self) -> dict[str, float]:
+        """Every floor."""
+        return {self.metric: self.minimum} | self.floors
+
+
+LABEL_FREE = ("features/rankme", "features/lidar")
+"""Measures of the stage `features` that can be compared with a champion's: higher is better (Garrido et al. 2023; Thilak et al.
+2024)."""
+
+
+class NewData(Part):
+    """Retraining when the source holds enough that is new."""
+
+    minimum_samples: int = Field(1, ge=1)
+    """Fewest samples that the trained encoder's data did not have."""
+    settle_seconds: float = Field(60, ge=0)
+    """How long the source must have stayed as it is: an upload that is still going on is not looked at."""
+
+
+class Drift(Part):
+    """Retraining when new data is told apart from what was trained on."""
+
+    p_value: float = Field(0.01, gt=0, lt=1)
+    """Of a classifier two-sample test on embeddings (Lopez-Paz & Oquab 2017): below it, the data has moved."""
+    minimum_samples: int = Field(30, ge=20)
+    """Fewest new samples that are tested."""
+
+
+class WarmStart(Part):
+    """Retraining from the champion's weights instead of from fresh ones."""
+
+    replay: float = Field(0.5, ge=0, lt=1)
+    """Share of old samples in an epoch, drawn anew each time, against forgetting (Robins 1995); the others are the new ones."""
+    compare: bool = True
+    """Also train a fresh encoder for as many steps on all data, and show it beside in every evaluation."""
+
 
 class Retrain(Part):
-    """When the chain runs by itself."""
+    """When the chain runs by itself, and from what it starts then. Nothing does unless it is named here."""
 
     cron: str | None = None
     """Standard five-field cron expression."""
     timezone: str = "UTC"
+    on_new_data: NewData | None = None
+    on_drift: Drift | None = None
+    on_upstream: bool = False
+    """When another recipe that this one needs has a new champion."""
+    warm_start: WarmStart | None = None
+
+    @field_validator("on_new_data", "on_drift", "warm_start", mode="before")
+    @classmethod
+    def true_is_the_usual(cls, said: Any) -> Any:
+        return {} if said is True else None if said is False else said
+
+
+WARM = ("image", "audio", "video", "series")
 
 
 def usual_evaluation(said: dict[str, Any]) -> tuple[EvaluationPart, ...]:
@@ -191,6 +252,25 @@ class Recipe(Document):
             )
         return tuple(one.fitted(encoder) for one in evaluations) if encoder else evaluations
 
+    @field_validator("retrain")
+    @classmethod
+    def fits_what_is_trained(cls, retrain: Retrain, info: ValidationInfo) -> Retrain:
+        encoder = info.data.get("encoder")
+        if encoder is None:
+            return retrain
+        if retrain.warm_start and encoder.kind not in WARM:
+            raise ValueError(
+                f"warm_start is for {', '.join(WARM)} encoders: of {encoder.kind} data, what the numbers mean (tokens, items) "
+                "is learnt from all of it and changes with it"
+            )
+        if retrain.warm_start and info.data.get("start_from"):
+            raise ValueError(
+                "warm_start goes on from the champion and start_from from another recipe: name one of them"
+            )
+        if retrain.on_drift and encoder.kind == "interactions":
+            raise ValueError("on_drift compares samples, and interactions have none that are new: use on_new_data")
+        return retrain
+
     @field_validator("promote")
     @classmethod
     def names_a_metric(cls, promote: Promote | None, info: ValidationInfo) -> Promote | None:
@@ -202,12 +282,12 @@ class Recipe(Document):
     @model_validator(mode="after")
     def parts_agree(self) -> Self:
         if self.promote:
-            known = [metric for e in self.evaluations for metric in e.metrics()]
-            if self.promote.metric not in known:
-                raise ValueError(
-                    f"promote.metric {self.promote.metric!r} is not measured by this recipe's evaluations; "
-                    f"choose one of {', '.join(known) or 'none: add an evaluation or set promote: null'}"
-                )
+            known = [*(metric for e in self.evaluations for metric in e.metrics()), *LABEL_FREE]
+            for metric in self.promote.least():
+                if metric not in known:
+                    raise ValueError(
+                        f"promote: metric {metric!r} is not measured by this recipe's evaluations; choose one of {', '.join(known)}"
+                    )
         return self
 
 

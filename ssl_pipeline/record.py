@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.part import late
+from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.store import Stage
@@ -14,6 +19,18 @@ if TYPE_CHECKING:
     from ssl_pipeline.tracking import Tracker
 
 tracking = late("ssl_pipeline.tracking")
+
+ASKED: ContextVar[tuple[str, str]] = ContextVar("asked", default=("", ""))
+"""By whom the chain was asked to run, and for what reason, where that was not a person at a terminal."""
+
+RETRY_SECONDS = 10
+PATIENCE_SECONDS = 600
+
+
+def actor() -> tuple[str, str]:
+    """Who acts, for the history of aliases, and the reason."""
+    by, reason = ASKED.get()
+    return ", ".join(filter(None, (getpass.getuser(), by))), reason
 
 
 def open_tracker(project: Project) -> Tracker:
@@ -25,6 +42,60 @@ def open_run(project: Project, recipe: Recipe, key: str, data: Stage, tracker: T
     run_id = tracker.run(recipe.dataset, recipe.name, key, run_tags(recipe), flat(recipe.model_dump(mode="json")))
     tracker.log_dataset(run_id, recipe.dataset, data.summary["digest"], str(project.data / recipe.dataset))
     return run_id
+
+
+class Curves:
+    """The rows of a training as they come, to its MLflow run. Where MLflow is away they are kept, and sent when it is back."""
+
+    def __init__(self, project: Project, recipe: Recipe, key: str, data: Stage, say: Callable[[str], None]) -> None:
+        self.project, self.say = project, say
+        self.tracker = open_tracker(project)
+        self.run_id = open_run(project, recipe, key, data, self.tracker)
+        self.seen: dict[int, dict[str, float]] = {}
+        self.waiting: list[dict[str, float]] = []
+        self.next_try = 0.0
+
+    def add(self, rows: list[dict[str, float]]) -> None:
+        for row in rows:  # a resumed run repeats steps: the later row counts
+            self.seen[int(row["step"])] = self.seen.get(int(row["step"]), {}) | row
+        self.waiting += [curve_of(row) for row in rows]
+        if time.monotonic() < self.next_try:
+            return
+        try:
+            self.tracker.log_curve(self.run_id, self.waiting)
+            self.waiting = []
+        except PipelineError as error:
+            if not self.next_try:
+                self.say(f"training goes on, its curves are kept and sent later: {error}")
+            self.next_try = time.monotonic() + RETRY_SECONDS
+
+    def rows(self) -> list[dict[str, float]]:
+        return [curve_of(self.seen[step]) for step in sorted(self.seen)]
+
+    def finish(self, files: list[Path]) -> None:
+        """Sends what waits, and pictures, and closes the run. Raises PipelineError where MLflow stays away for PATIENCE_SECONDS."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self.tracker.log_curve(self.run_id, self.waiting)
+                self.tracker.log_files(self.run_id, files, "pictures")
+                self.tracker.end(self.run_id)
+                return
+            except PipelineError as error:
+                if time.monotonic() > until:
+                    raise
+                self.say(f"training is done; waiting for MLflow: {error}")
+                time.sleep(RETRY_SECONDS)
+
+    def fail(self) -> None:
+        """Closes the run as failed, where MLflow can be reached."""
+        with suppress(PipelineError):
+            self.tracker.end(self.run_id, failed=True)
+
+    def where(self) -> dict[str, str]:
+        """What a summary says of the run."""
+        where = {"mlflow_run_id": self.run_id, "tracking_uri": self.project.tracking_uri}
+        return where | {"mlflow_url": self.tracker.url(self.run_id)}
 
 
 def run_of(project: Project, recipe: Recipe, encoder: Stage, data: Stage, tracker: Tracker) -> str:

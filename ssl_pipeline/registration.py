@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline import gates, versioning
+from ssl_pipeline import gates, promotion, versioning
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.export.deployed import DeployedEncoder
-from ssl_pipeline.features import extract
-from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.pretext import pack as packs
-from ssl_pipeline.record import run_of
+from ssl_pipeline.promotion import Evidence
+from ssl_pipeline.record import actor, run_of
 from ssl_pipeline.report.card import model_card
+from ssl_pipeline.store import write_json
 from ssl_pipeline.tracking import registry
 
 if TYPE_CHECKING:
@@ -25,7 +23,9 @@ if TYPE_CHECKING:
     from ssl_pipeline.store import Stage
     from ssl_pipeline.tracking import Tracker
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
+RECIPE = "recipe.json"
+"""Beside the registered model: all of the recipe, as it was."""
 READS = ("tokenizer.json", "vocabulary.parquet")
 """Of the pack: what turns a text, or an item's identifier, into the numbers that a model takes."""
 
@@ -36,13 +36,13 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
 
     store = project.store
     measured: dict[str, Stage] = {e.kind: upstream(project, recipe.name, e.kind) for e in recipe.evaluations}
-    evaluated = measured.get(recipe.promote.evaluation) if recipe.promote else next(iter(measured.values()), None)
-    features = made_from(project, evaluated, "features") if evaluated else upstream(project, recipe.name, "features")
+    evaluated = measured.get(recipe.promote.evaluation) if recipe.promote else None
+    first = evaluated or next(iter(measured.values()), None)
+    features = made_from(project, first, "features") if first else upstream(project, recipe.name, "features")
     data, encoder = (made_from(project, features, name) for name in ("dataset", "pretrained_encoder"))
-    digest = data.summary["digest"]
-    checked = gates.all_gates(
-        recipe, digest, versioning.pinned(project.root, recipe.dataset), encoder, features, evaluated
-    )
+    digest, evidence = data.summary["digest"], Evidence(data, features, evaluated)
+    pinned = versioning.pinned(project.root, recipe.dataset)
+    checked = gates.all_gates(recipe, digest, pinned, encoder, features, measured)
     if failed := gates.failures(checked):
         raise PipelineError(
             f"recipe {recipe.name!r} is not registered: " + "; ".join(f"{f['gate']}: {f['detail']}" for f in failed)
@@ -53,11 +53,11 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         run_id = run_of(project, recipe, encoder, data, tracker)
         tags = {
             "dataset": recipe.dataset, "data_digest": digest, "recipe": recipe.name, "pretext": recipe.pretext.task,
-            "modality": recipe.encoder.kind, "commit": commit(project.root), "evaluation": evaluated.key if evaluated else "none",
+            "encoder": encoder.key,
+            "modality": recipe.encoder.kind, "commit": commit(project.root), "evaluation": first.key if first else "none",
         }  # fmt: skip
-        value = None
-        if recipe.promote and evaluated:
-            value = evaluated.summary["metrics"][recipe.promote.metric]["mean"]
+        if recipe.promote:
+            value = promotion.measured(evidence, recipe.name, recipe.promote.metric)["mean"]
             tags |= {"metric": recipe.promote.metric, "metric_value": f"{value:.6f}"}
         module = encoders.load(encoder.path)
         description = model_card(
@@ -66,19 +66,18 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
             commit=tags["commit"], uri=f"models:/{recipe.name}@champion", takes=DeployedEncoder(module).example(2).numpy(),
         )  # fmt: skip
         (folder / "model_card.md").write_text(description)
+        write_json(folder / RECIPE, recipe.model_dump(mode="json"))
         kept = {"encoder.safetensors", "encoder.json", encoders.HEAD, *module.extra_files}
-        files = [*(path for path in sorted(encoder.path.iterdir()) if path.name in kept), folder / "model_card.md"]
+        files = [path for path in sorted(encoder.path.iterdir()) if path.name in kept]
+        files += [folder / "model_card.md", folder / RECIPE]
         pack = prepared(project, recipe, features)[1]
         files += [path for name in READS if (path := pack.path / name).exists()]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
-        with store.lock(f"champion-{recipe.name}", say):
-            reason = why_promote(project, recipe, tracker, data, key, value)
-            if reason.startswith("promoted"):
-                registry.promote(tracker, recipe.name, version, reason)
-        say(f"model {recipe.name!r} version {version}: {reason}")
+        decided = promotion.promote(project, recipe, tracker, version, evidence, *actor())
+        say(f"model {recipe.name!r} version {version}: {decided.why}")
         return {
             "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
-            "champion": reason.startswith("promoted"), "reason": reason, "tracking_uri": project.tracking_uri,
+            "champion": decided.promoted, "reason": decided.why, "tracking_uri": project.tracking_uri,
             "run_id": run_id, "gates": [vars(gate) for gate in checked],
         }  # fmt: skip
 
@@ -90,35 +89,6 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         "evaluations": ",".join(stage.key for stage in measured.values()) or "none",
     }
     return store.build("registered_model", config, inputs, CODE_VERSION, write, on_wait=say)
-
-
-def why_promote(project: Project, recipe: Recipe, tracker: Tracker, data: Stage, key: str, value: float | None) -> str:
-    """A sentence that begins with `promoted` or `not promoted`. A champion that was measured on other data, or by
-    another protocol, is measured again on this one."""
-    reigning = registry.champion(tracker, recipe.name)
-    if reigning is None:
-        return "promoted: the first version"
-    if reigning.tags.get("content_key") == key:
-        return "promoted: it is the champion already"
-    if value is None or recipe.promote is None:
-        return f"not promoted: without labels to compare by, version {reigning.version} stays until someone decides"
-    metric = recipe.promote.metric
-    old = champion_value(project, recipe, tracker, data, reigning.version)
-    comparison = f"{metric} {value:.4f} against {old:.4f} of version {reigning.version} on the same data"
-    return f"promoted: {comparison}" if value > old else f"not promoted: {comparison}"
-
-
-def champion_value(project: Project, recipe: Recipe, tracker: Tracker, data: Stage, version: int) -> float:
-    """The promoted metric of a registered version, on this dataset by this recipe's protocol."""
-    assert recipe.promote
-    settings = next(e for e in recipe.evaluations if e.kind == recipe.promote.evaluation)
-    module = import_module(f"ssl_pipeline.evaluate.{settings.kind}")
-    with registry.downloaded(tracker, f"models:/{recipe.name}/{version}") as (_, path):
-        folder = path / "extra_files"
-        champion = encoders.load(folder)
-        pack = packs.open_pack(packs.build(project.store, data, encoders.settings_in(folder)))
-        features = {split: extract.embed(champion, pack.samples(split), recipe.pretrain) for split in SPLITS}
-        return module.own(recipe, pack, champion, features, folder, settings).metrics[recipe.promote.metric]["mean"]
 
 
 def commit(root: Path) -> str:

@@ -63,14 +63,15 @@ def corrected(found: list[Paired]) -> list[Paired]:
     return answer
 
 
-def write(folder: Path, methods: dict[str, Metrics], metrics: tuple[str, ...]) -> dict[str, Metrics]:
-    """Keeps the `scores` of these metrics in `scores.parquet` (method, metric, scores) where all are finite; returns all metrics
-    without scores."""
+def write(folder: Path, methods: dict[str, Metrics], metrics: tuple[str, ...] = ()) -> dict[str, Metrics]:
+    """Keeps the `scores` of these metrics, or of all, in `scores.parquet` (method, metric, scores) where all are finite; returns
+    all metrics without scores."""
     rows = [
         {"method": method, "metric": metric, "scores": scores}
         for method, found in methods.items()
         for metric, cell in found.items()
-        if metric in metrics and np.isfinite(scores := np.asarray(cell.get("scores", np.nan), np.float32)).all()
+        if metric in (metrics or found)
+        and np.isfinite(scores := np.asarray(cell.get("scores", np.nan), np.float32)).all()
     ]
     schema = pa.schema([("method", pa.string()), ("metric", pa.string()), ("scores", pa.list_(pa.float32()))])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / FILE, compression="zstd")

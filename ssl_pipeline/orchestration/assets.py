@@ -16,16 +16,26 @@ from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.orchestration import metadata
 from ssl_pipeline.part import Part, PipelineError
 from ssl_pipeline.project import Project
+from ssl_pipeline.record import ASKED
 from ssl_pipeline.store import Stage
 
-SLICES = {
+SLICES: dict[str, Any] = {
     "pretext_labels": {"encoder", "pretext", "pretrain"},
-    "pretrained_encoder": {"encoder", "start_from", "pretext", "pretrain"},
+    "pretrained_encoder": {
+        "encoder": True,
+        "start_from": True,
+        "pretext": True,
+        "pretrain": True,
+        "retrain": {"warm_start"},
+    },
     "features": {"encoder"},
     **{kind: {"encoder", "evaluations"} for kind in EVALUATIONS},
     "registered_model": {"name", "promote"},
 }
 """The fields of the recipe that decide each stage; a change of them is a new code version in Dagster's eyes."""
+
+REASON = "ssl_pipeline/reason"
+"""The tag of a run that says why it was asked for."""
 
 Assets = list[dg.AssetsDefinition]
 
@@ -135,10 +145,13 @@ def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.Ass
 
 def run(context: dg.AssetExecutionContext, stage: Callable[[Project, Callable[[str], None]], Stage]) -> Stage:
     """Runs one stage of the chain in the project; what a user can cure fails the step with that one line."""
+    asked = ASKED.set((f"Dagster run {context.run.run_id[:8]}", context.run.tags.get(REASON, "")))
     try:
         return stage(Project.find(), context.log.info)
     except PipelineError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+    finally:
+        ASKED.reset(asked)
 
 
 def evaluated(project: Project, recipes: list[recipe.Recipe]) -> list[recipe.Recipe]:
@@ -150,7 +163,7 @@ def result(stage: Stage) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata=metadata.of(stage), data_version=dg.DataVersion(stage.key))
 
 
-def code_version(config: Part, fields: set[str]) -> str:
+def code_version(config: Part, fields: Any) -> str:
     """Eight hexadecimal digits over these fields of the configuration."""
     decided = json.dumps(config.model_dump(mode="json", include=fields), sort_keys=True)
     return hashlib.sha256(decided.encode()).hexdigest()[:8]

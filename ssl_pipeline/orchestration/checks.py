@@ -88,22 +88,30 @@ def recipe_checks(config: recipe.Recipe) -> Checks:
 def promotion_checks(config: recipe.Recipe) -> Checks:
     """The gates on the metric that promotes."""
     assert config.promote
+
+    def floor(kind: str) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=dg.AssetKey([config.name, kind]), blocking=True)
+        def metric_floor() -> dg.AssetCheckResult:
+            """The metrics for which the recipe asks a minimum reach it."""
+            stage = current(config.name, kind)
+            shown = {metric: value for metric, (value, _) in gates.measured(config, kind, stage).items()}
+            return gated(gates.metric_floor(config, kind, stage), **shown)
+
+        return metric_floor
+
+    floors = [floor(kind) for kind in gates.with_floors(config)]
+    if config.promote.label_free:
+        return floors
+
     kind = config.promote.evaluation
-    key = dg.AssetKey([config.name, kind])
 
-    @dg.asset_check(asset=key, blocking=True)
-    def metric_floor() -> dg.AssetCheckResult:
-        """The promoted metric reaches the recipe's minimum."""
-        stage = current(config.name, kind)
-        return gated(gates.metric_floor(config, stage), **promoted(config, stage.summary["metrics"]))
-
-    @dg.asset_check(asset=key, blocking=True)
+    @dg.asset_check(asset=dg.AssetKey([config.name, kind]), blocking=True)
     def better_than_random() -> dg.AssetCheckResult:
         """The promoted metric is above that of the same encoder with random weights."""
         stage = current(config.name, kind)
         return gated(gates.better_than_random(config, stage), **promoted(config, stage.summary["metrics"]))
 
-    return [metric_floor, better_than_random]
+    return [*floors, better_than_random]
 
 
 def current(owner: str, stage: str) -> Stage:

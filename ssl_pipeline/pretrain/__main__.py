@@ -33,9 +33,13 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
     threading.Thread(target=watch, args=(job["launcher"], stop), daemon=True).start()
 
+    import numpy as np
+    import torch
+
     from ssl_pipeline.encoders import encoder as encoders
     from ssl_pipeline.pretext.pack import Pack
     from ssl_pipeline.pretrain.distributed import Group
+    from ssl_pipeline.pretrain.launch import FRESH
     from ssl_pipeline.pretrain.loop import Interrupted, Row, pretrain
     from ssl_pipeline.recipe import Recipe
 
@@ -57,7 +61,10 @@ def main(folder: Path) -> int:
             group = Group.join(recipe.pretrain)
             packed = Pack(Path(pack["path"]), pack["facts"])
             start = Path(job["start"]) if job["start"] else None
-            encoder, summary = pretrain(recipe, packed, folder / "checkpoints", log, stop.is_set, group, start)
+            fresh = torch.from_numpy(np.load(folder / FRESH)) if job["fresh"] else None
+            encoder, summary = pretrain(
+                recipe, packed, folder / "checkpoints", log, stop.is_set, group, start, fresh, job["steps"]
+            )
             group.leave()
             if first:
                 encoders.save(encoder, recipe.encoder, packed.facts, folder)

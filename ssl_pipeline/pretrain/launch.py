@@ -15,9 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from ssl_pipeline.part import PipelineError
@@ -25,8 +27,18 @@ from ssl_pipeline.pretext.pack import Pack
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.store import write_json
 
+FRESH = "fresh.npy"
 PATIENCE_SECONDS = 60
 """What the child gets to write its checkpoint after TERM, before KILL."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder to go on from."""
+
+    folder: Path
+    fresh: np.ndarray | None = None
+    """Rows of the training split that it has not seen, where the others are to be replayed: int64 `[n]`."""
 
 
 def run(
@@ -34,10 +46,12 @@ def run(
     pack: Pack,
     folder: Path,
     on_rows: Callable[[list[dict[str, float]]], None],
-    start: Path | None = None,
+    start: Start | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Trains in a child process, or in `pretrain.processes` of them under torchrun; `on_rows` gets new rows of the curves
-    as they come (first all of an earlier attempt's). `start` is the folder of the encoder to go on from.
+    as they come (first all of an earlier attempt's). `start` is what to go on from; `steps` are trained instead of the
+    recipe's epochs.
 
     Returns the summary. Raises PipelineError with the cause where training stopped itself or died; whatever ends this
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
@@ -48,9 +62,13 @@ def run(
     job = {
         "recipe": recipe.model_dump(mode="json"),
         "pack": packed,
-        "start": str(start) if start else None,
+        "start": str(start.folder) if start else None,
+        "fresh": start is not None and start.fresh is not None,
+        "steps": steps,
         "launcher": me,
     }
+    if start and start.fresh is not None:
+        np.save(folder / FRESH, start.fresh)
     write_json(folder / "job.json", job)
     processes, environment = recipe.pretrain.processes, dict(os.environ)
     torchrun = (

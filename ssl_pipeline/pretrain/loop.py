@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,15 @@ def pretrain(
     stop_requested: Callable[[], bool] = lambda: False,
     group: Group | None = None,
     start_from: Path | None = None,
+    fresh: Tensor | None = None,
+    steps: int | None = None,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Trains, resuming from `checkpoints` where it holds any; `log` gets a row of the curves every few steps (in the
     first process of the group; the others' rows say less).
 
-    `start_from` is the folder of the encoder to go on from, where it is not a fresh one.
+    `start_from` is the folder of the encoder to go on from, where it is not a fresh one. `fresh` are the rows of the training
+    split that it has not seen: an epoch is then these, and of the others the share that the recipe replays. `steps` are trained
+    instead of the recipe's epochs.
 
     Returns the last step's encoder, in evaluation mode, and a summary. Raises Interrupted after a checkpoint once
     `stop_requested`, TrainingAlarm on collapse or NaN.
@@ -80,9 +85,10 @@ def pretrain(
     train, validation = (
         Samples(trained_on(task, pack, split), device, group.world) for split in ("train", "validation")
     )
-    batch_size = whole_batch(settings, len(train), group.world)
-    steps_per_epoch = len(train) // batch_size
-    total = settings.epochs * steps_per_epoch
+    rows = replayed(recipe, len(train), fresh)
+    batch_size = whole_batch(settings, rows.length, group.world)
+    steps_per_epoch = rows.length // batch_size
+    total = steps or settings.epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     autocast = mixed_precision(settings, device)
     compiled = worth_compiling(settings, task, encoder, steps_per_epoch * batch_size, device)
@@ -110,10 +116,13 @@ def pretrain(
         counted = [one for one in group.collect(meter.joules()) if one is not None]
         return sum(counted, spent["joules"]) if counted else None
 
-    for epoch, order, drawn in plans(recipe, len(train), step // steps_per_epoch, device):
-        start = step - epoch * steps_per_epoch
-        steps = order[start * batch_size : steps_per_epoch * batch_size].split(batch_size)
-        parts = [[group.share(part) for part in chosen.chunk(settings.accumulate)] for chosen in steps]
+    epochs = range(step // steps_per_epoch, math.ceil(total / steps_per_epoch))
+    for epoch, order, drawn in plans(recipe, rows, epochs, device):
+        start, stop = (
+            min(at, steps_per_epoch) for at in (step - epoch * steps_per_epoch, total - epoch * steps_per_epoch)
+        )
+        chosen = order[start * batch_size : stop * batch_size].split(batch_size)
+        parts = [[group.share(part) for part in one.chunk(settings.accumulate)] for one in chosen]
         flat = [part for pieces in parts for part in pieces]
         batches = zip(train.batches(flat), label_batches(drawn, flat, device), strict=True)
         objective.train()
@@ -152,8 +161,8 @@ def pretrain(
                 meter.joules()
             if logged or group.world == 1:
                 due = time.monotonic() - last_checkpoint > rest
-                stop, due = group.agree(stop_requested(), due)
-                if stop or due:
+                asked, due = group.agree(stop_requested(), due)
+                if asked or due:
                     began = time.monotonic()
                     state = checkpoint.state_of(objective, optimizer)
                     state |= {"seconds": time.monotonic() - started, "joules": joules() or 0.0}
@@ -162,7 +171,7 @@ def pretrain(
                     last_checkpoint = time.monotonic()
                     took = last_checkpoint - began
                     rest = settings.checkpoint_seconds and max(settings.checkpoint_seconds, min(900, 100 * took))
-                if stop:
+                if asked:
                     group.agree(True)  # torchrun ends all processes when the first one leaves: not before it is saved
                     raise Interrupted(f"stopped at step {step} of {total}")
         final = validate(recipe, objective, validation, autocast, group)
@@ -170,8 +179,9 @@ def pretrain(
 
     final = final or validate(recipe, objective, validation, autocast, group)
     summary = {
-        "epochs": settings.epochs,
+        "epochs": math.ceil(total / steps_per_epoch),
         "steps": total,
+        **({"new_samples": rows.fresh, "replayed_samples": rows.length - rows.fresh} if fresh is not None else {}),
         "final_loss": final["loss"],
         "collapse_loss": task.collapse_loss(min(batch_size, len(validation))),
         "effective_rank": final["effective_rank"],
@@ -196,17 +206,52 @@ def pretrain(
     return encoder.eval(), summary
 
 
-def plans(recipe: Recipe, samples: int, first: int, device: torch.device) -> Iterator[tuple[int, Tensor, Labels]]:
-    """From epoch `first` to the last: its number, the order of the samples and their pretext labels. While a GPU
+@dataclass(frozen=True)
+class Rows:
+    """What an epoch goes through: all samples, or all fresh ones and some others that are drawn anew each epoch."""
+
+    samples: int
+    new: Tensor | None = None
+    old: Tensor | None = None
+    replay: int = 0
+    """How many of the old ones."""
+
+    @property
+    def fresh(self) -> int:
+        return self.samples if self.new is None else len(self.new)
+
+    @property
+    def length(self) -> int:
+        return self.fresh + self.replay
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        chance = generator(seed, "order", epoch)
+        if self.new is None or self.old is None:
+            return torch.randperm(self.samples, generator=chance)
+        rows = torch.cat([self.new, self.old[torch.randperm(len(self.old), generator=chance)[: self.replay]]])
+        return rows[torch.randperm(len(rows), generator=chance)]
+
+
+def replayed(recipe: Recipe, samples: int, fresh: Tensor | None) -> Rows:
+    """All rows where none is said to be fresh, or all are."""
+    warm = recipe.retrain.warm_start
+    if fresh is None or warm is None or len(fresh) in (0, samples):
+        return Rows(samples)
+    known = torch.ones(samples, dtype=torch.bool)
+    known[fresh] = False
+    old = known.nonzero().flatten()
+    return Rows(samples, fresh, old, min(len(old), round(len(fresh) * warm.replay / (1 - warm.replay))))
+
+
+def plans(recipe: Recipe, rows: Rows, epochs: range, device: torch.device) -> Iterator[tuple[int, Tensor, Labels]]:
+    """Of each epoch its number, the order of the samples and the pretext labels of all of them. While a GPU
     trains, the next epoch's are drawn: for a million samples that takes seconds. On a CPU a second thread with threads of its
     own would end the spinning of the first one's (libgomp then counts more threads than cores) and cost a fifth of a step."""
     seed = recipe.pretrain.seed
 
     def plan(epoch: int) -> tuple[int, Tensor, Labels]:
-        order = torch.randperm(samples, generator=generator(seed, "order", epoch))
-        return epoch, order, draw(recipe.pretext, recipe.encoder, samples, seed, "train", epoch)
+        return epoch, rows.order(seed, epoch), draw(recipe.pretext, recipe.encoder, rows.samples, seed, "train", epoch)
 
-    epochs = range(first, recipe.pretrain.epochs)
     if device.type == "cpu":
         yield from map(plan, epochs)
         return

@@ -1,4 +1,4 @@
-"""The model registry: one version a content key, a challenger and a champion, and how one became the other.
+"""The model registry: one version a content key.
 
 A version is a logged model in MLflow's native pt2 format (torch.export, preprocessing inside), so that whoever loads it
 needs mlflow and torch and nothing of this package; beside it, in its folder `extra_files`, lie the weights for
@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from ssl_pipeline.tracking.runs import Tracker
 
-CHAMPION, CHALLENGER, KEY = "champion", "challenger", "content_key"
+KEY = "content_key"
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,8 @@ def register(
     tags: dict[str, str],
     description: str,
 ) -> int:
-    """Registers `encoder` as a new version of `name`, alias `challenger`, and returns its number; a version that has
-    this content key already is returned as it is.
+    """Registers `encoder` as a new version of `name` and returns its number; a version that has this content key already is
+    returned as it is.
 
     Once a key under retries and under several processes of one machine. Raises PipelineError where the exported model's
     output differs from the encoder's. A description over 5,000 characters is cut: databases hold no more.
@@ -63,25 +62,26 @@ def register(
         if version is None:
             model_id = model.log(client, run_id, name, encoder, files)
             version = _add_version(tracker, client, name, model_id, run_id, tags | {KEY: key}, description[:5000])
-        newest = version >= max((v.version for v in known), default=0)
-        reigning = champion(tracker, name)
-        if newest and not (reigning and reigning.version == version):
-            client.set_registered_model_alias(name, CHALLENGER, str(version))
         return version
 
 
 def champion(tracker: Tracker, name: str) -> Version | None:
     """The version with the alias `champion`, if there is one."""
+    with tracker.connected() as client:
+        version = aliases(client, name).get("champion")
+        return _version(client.get_model_version(name, str(version))) if version else None
+
+
+def aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Where the aliases of a model stand; empty where there is no such model."""
     from mlflow.exceptions import MlflowException
 
-    with tracker.connected() as client:
-        try:
-            version = client.get_registered_model(name).aliases.get(CHAMPION)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-        return _version(client.get_model_version(name, version)) if version else None
+    try:  # a database gives an alias's version as a number, a server as text
+        return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
 
 
 def versions(tracker: Tracker, name: str) -> list[Version]:
@@ -93,34 +93,6 @@ def versions(tracker: Tracker, name: str) -> list[Version]:
             found += [_version(v) for v in page]
             if not (token := page.token):
                 return sorted(found, key=lambda v: v.version)
-
-
-def promote(tracker: Tracker, name: str, version: int, reason: str) -> None:
-    """Makes `version` the champion; going back to an older version is the same call.
-
-    The alias moves in one write. Tags keep the history: `champion_since` and `champion_reason` of the latest reign,
-    `champion_until` on the one before. Doing it again changes nothing but completes what was interrupted.
-    """
-    with tracker.connected() as client, tracker.lock(f"model-{name}"):
-        known = {v.version: v for v in versions(tracker, name)}
-        if version not in known:
-            raise PipelineError(
-                f"model {name!r} has no version {version}: choose one of {', '.join(map(str, known)) or 'none yet'}"
-            )
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        reigning = champion(tracker, name)
-        if not reigning or reigning.version != version:
-            client.set_model_version_tag(name, str(version), "champion_since", now)
-            client.set_model_version_tag(name, str(version), "champion_reason", reason)
-            if "champion_until" in known[version].tags:
-                client.delete_model_version_tag(name, str(version), "champion_until")
-            client.set_registered_model_alias(name, CHAMPION, str(version))
-        # a database gives an alias's version as a number, a server as text
-        if int(client.get_registered_model(name).aliases.get(CHALLENGER, 0)) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
-        for old in known.values():
-            if old.version != version and "champion_since" in old.tags and "champion_until" not in old.tags:
-                client.set_model_version_tag(name, str(old.version), "champion_until", now)
 
 
 def load(tracker: Tracker, model_uri: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -44,7 +44,7 @@ def test_a_version_says_what_it_is(tracker, run_id, registered) -> None:
     (version,) = versions(tracker, "digits_simclr")
     assert (version.version, version.run_id) == (registered, run_id)
     assert version.tags == TAGS | {"content_key": "k1"}
-    assert aliases(tracker) == {"challenger": 1} and champion(tracker, "digits_simclr") is None
+    assert aliases(tracker) == {} and champion(tracker, "digits_simclr") is None
     with tracker.connected() as client:
         assert len(client.get_model_version("digits_simclr", "1").description) == 5000
         (output,) = client.get_run(run_id).outputs.model_outputs
@@ -63,7 +63,6 @@ def test_one_key_is_one_version(tracker, run_id, registered, encoder, other_enco
     assert register(tracker, run_id, "digits_simclr", "k1", encoder, files, TAGS, "") == registered
     assert register(tracker, run_id, "digits_simclr", "k2", other_encoder, files, TAGS, "") == 2
     assert register(tracker, run_id, "digits_simclr", "k1", encoder, files, TAGS, "") == registered
-    assert aliases(tracker) == {"challenger": 2}
     assert [v.tags["content_key"] for v in versions(tracker, "digits_simclr")] == ["k1", "k2"]
 
 
@@ -79,35 +78,6 @@ def test_two_at_once_make_one_version(new_tracker, run_id, encoder, files) -> No
     for thread in threads:
         thread.join()
     assert made == [1, 1] and len(versions(new_tracker(), "digits_simclr")) == 1
-
-
-def test_promotion_rollback_and_history(tracker, run_id, registered, other_encoder) -> None:
-    register(tracker, run_id, "digits_simclr", "k2", other_encoder, [], TAGS, "")
-    promote(tracker, "digits_simclr", 1, "the first")
-    assert aliases(tracker) == {"challenger": 2, "champion": 1}
-    promote(tracker, "digits_simclr", 2, "better")
-    assert aliases(tracker) == {"champion": 2}
-    old, new = (v.tags for v in versions(tracker, "digits_simclr"))
-    assert old["champion_reason"] == "the first" and old["champion_until"] >= old["champion_since"]
-    assert new["champion_reason"] == "better" and "champion_until" not in new
-    promote(tracker, "digits_simclr", 2, "again")
-    assert versions(tracker, "digits_simclr")[1].tags == new  # nothing new to record
-    promote(tracker, "digits_simclr", 1, "rolled back")
-    reigning = champion(tracker, "digits_simclr")
-    assert reigning and reigning.version == 1 and "champion_until" not in reigning.tags
-    assert reigning.tags["champion_reason"] == "rolled back"
-    assert "champion_until" in versions(tracker, "digits_simclr")[1].tags
-    with pytest.raises(PipelineError, match="no version 7: choose one of 1, 2"):
-        promote(tracker, "digits_simclr", 7, "")
-
-
-def test_a_promotion_cut_off_after_the_alias_is_completed(tracker, run_id, registered, other_encoder) -> None:
-    register(tracker, run_id, "digits_simclr", "k2", other_encoder, [], TAGS, "")
-    promote(tracker, "digits_simclr", 1, "the first")
-    with tracker.connected() as client:
-        client.set_registered_model_alias("digits_simclr", "champion", "2")
-    promote(tracker, "digits_simclr", 2, "better")
-    assert "champion_until" in versions(tracker, "digits_simclr")[0].tags
 
 
 def test_load_gives_the_encoders_embeddings(tracker, registered, encoder) -> None:

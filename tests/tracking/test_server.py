@@ -16,7 +16,8 @@ import requests
 import torch
 
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.tracking import Tracker, champion, load, promote, register, versions
+from ssl_pipeline.tracking import Tracker, aliases, champion, load, promote, register, rollback, versions
+from ssl_pipeline.tracking import history as moves_of
 
 
 def free_port() -> int:
@@ -83,9 +84,11 @@ def test_from_run_to_champion_through_a_server(server, tmp_path, encoder, files)
     promote(tracker, "digits_simclr", 2, "better")
     reigning = champion(tracker, "digits_simclr")
     assert reigning and reigning.version == 2 and reigning.tags["content_key"] == "k2"
-    assert "champion_until" in versions(tracker, "digits_simclr")[0].tags
+    assert [(m.alias, m.version) for m in moves_of(tracker, "digits_simclr")] == [("champion", 1), ("champion", 2)]
     with tracker.connected() as client:
-        assert list(client.get_registered_model("digits_simclr").aliases) == ["champion"]
+        assert aliases(client, "digits_simclr") == {"champion": 2, "previous": 1}
+    assert rollback(tracker, "digits_simclr", "too slow") == 1
+    promote(tracker, "digits_simclr", 2, "not so slow after all")
     module, info = load(tracker, "models:/digits_simclr@champion")
     assert info["version"] == 2
     images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)

@@ -1,0 +1,1 @@
+"""Commands of `ssl-pipeline` by what they are about; `cli.py` puts them together."""

@@ -1,0 +1,81 @@
+"""Registered models: which version serves, how it came about, and going back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ssl_pipeline.commands.shell import AsJson, nothing_on_stdout, project, say
+
+app = typer.Typer()
+
+Name = Annotated[str, typer.Argument(help="A registered model, which has its recipe's name.")]
+Why = Annotated[str, typer.Option(help="The reason, for the history.")]
+Uri = Annotated[str, typer.Argument(help="NAME (its champion), models:/NAME@ALIAS or models:/NAME/VERSION")]
+
+
+@app.command()
+def promote(
+    name: Name,
+    version: Annotated[int | None, typer.Option(help="By default the challenger.")] = None,
+    why: Why = "approved by hand",
+) -> None:
+    """Make a version the champion."""
+    from ssl_pipeline.serving_versions import promote as make_champion
+
+    say(make_champion(project(), name, version, why))
+
+
+@app.command()
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option(help="By default the champion before this one.")] = None,
+    why: Why = "rolled back by hand",
+) -> None:
+    """Make the champion before this one the champion again."""
+    from ssl_pipeline.serving_versions import rollback as go_back
+
+    say(go_back(project(), name, to, why))
+
+
+@app.command()
+def history(name: Name, as_json: AsJson = False) -> None:
+    """Which version served when, by whom it was promoted, and why."""
+    from ssl_pipeline import tracking
+    from ssl_pipeline.record import open_tracker
+
+    with nothing_on_stdout(as_json) as stdout:
+        moves = tracking.history(open_tracker(project()), name)
+        if as_json:
+            print(json.dumps([asdict(move) for move in moves]), file=stdout, flush=True)
+            return
+        from rich.console import Console
+
+        from ssl_pipeline.report.moves import moves_table
+
+        Console().print(moves_table(moves))
+
+
+@app.command()
+def trace(uri: Uri, as_json: AsJson = False) -> None:
+    """From a registered version back to its run, recipe, commit and data."""
+    from ssl_pipeline.lineage import trace as follow
+
+    with nothing_on_stdout(as_json) as stdout:
+        found = follow(project(), uri)
+        if as_json:
+            print(json.dumps(found), file=stdout, flush=True)
+        else:
+            for what, value in found.items():
+                say(f"{what.replace('_', ' '):<10}  {value}")
+
+
+@app.command()
+def reproduce(uri: Uri) -> None:
+    """Restore the data of a registered version, train it again, and compare the weights."""
+    from ssl_pipeline.lineage import reproduce as again
+
+    say(again(project(), uri, say))

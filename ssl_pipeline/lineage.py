@@ -1,0 +1,85 @@
+"""From a registered version back to everything that made it, and forward again to the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ssl_pipeline import chain, tracking
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.pretrain import launch
+from ssl_pipeline.project import Project
+from ssl_pipeline.recipe import Recipe
+from ssl_pipeline.record import open_tracker
+from ssl_pipeline.registration import RECIPE, commit
+
+WEIGHTS = "encoder.safetensors"
+
+
+def trace(project: Project, uri: str) -> dict[str, Any]:
+    """What made a version, by name: model, champion (since when, by whom, why), run, recipe, commit, data, weights."""
+    tracker = open_tracker(project)
+    with tracking.downloaded(tracker, full(uri)) as (version, path):
+        weights = sha256(path / "extra_files" / WEIGHTS)
+        recipe = json.loads((path / "extra_files" / RECIPE).read_text())
+    moves = [m for m in tracking.history(tracker, version.name) if m.version == version.version]
+    tags, pretrain = version.tags, recipe["pretrain"]
+    return {
+        "model": f"{version.name} version {version.version}",
+        "aliases": "; ".join(f"{m.alias} since {m.when[:19]} by {m.who}: {m.why}" for m in moves) or "none",
+        "run": f"{version.run_id} ({tracker.url(version.run_id)})",
+        "recipe": f"{tags['recipe']}: {recipe['pretext']['task']}, {pretrain['epochs']} epochs, seed {pretrain['seed']}",
+        "commit": tags["commit"],
+        "data": f"{tags['dataset']} {tags['data_digest']}",
+        "weights": f"SHA-256 {weights}",
+    }
+
+
+def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
+    """Restores the version's data, trains its recipe again and says whether the weights are the same. The project's data, store and
+    registry stay as they are. Raises PipelineError where they differ."""
+    tracker = open_tracker(project)
+    with tracking.downloaded(tracker, full(uri)) as (version, path):
+        registered = path / "extra_files" / WEIGHTS
+        recipe = Recipe.model_validate_json((path / "extra_files" / RECIPE).read_text())
+        if (now := commit(project.root)) != version.tags["commit"]:
+            say(f"note: the code is at {now}, the version was made at {version.tags['commit']}")
+        key = version.tags["encoder"]
+        trained = project.store.get("pretrained_encoder", key)
+        if trained is None:
+            raise PipelineError(
+                f"{uri}: its training ({key}) is not in the store any more, which says from what it went on"
+            )
+        data = chain.restored(project, recipe.dataset, version.tags["data_digest"], say)
+        say(f"data        {recipe.dataset} {data.summary['digest']} restored, every file verified")
+        pack = chain.prepared(project, recipe, trained)[1]
+        with tempfile.TemporaryDirectory() as folder:
+            begun = chain.begun_from(project, trained)
+            start = chain.start(project, recipe, begun, pack, say) if begun else None
+            launch.run(recipe, pack, Path(folder), lambda rows: None, start)
+            again = Path(folder, WEIGHTS)
+            if sha256(again) == sha256(registered):
+                return f"weights     the same, bit for bit: SHA-256 {sha256(again)}"
+            raise PipelineError(f"{uri}: the weights differ by {largest_difference(again, registered):.1e} at most")
+
+
+def full(uri: str) -> str:
+    """`digits_simclr` is its champion."""
+    return f"models:/{uri}@champion" if re.fullmatch(r"[\w.\-]+", uri) else uri
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    from safetensors.torch import load_file
+
+    ours, theirs = load_file(one), load_file(other)
+    return max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
