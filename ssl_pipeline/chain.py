@@ -288,6 +288,38 @@ def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stag
     return finish(project, recipe, register(project, recipe, open_tracker(project), say))
 
 
+def embeddings(project: Project, recipe: Recipe, say: Say = print) -> Stage:
+    """registered model + dataset -> the champion's embedding of every sample there is now: batch scoring."""
+    from ssl_pipeline.pretrain.compute import pick_device
+
+    tracker = open_tracker(project)
+    champion = tracking.champion(tracker, recipe.name)
+    if champion is None:
+        raise PipelineError(
+            f"model {recipe.name!r} has no champion: run the recipe, or `ssl-pipeline promote {recipe.name}`"
+        )
+    data, config = upstream(project, recipe.dataset, "dataset"), {"name": recipe.name, "version": champion.version}
+
+    def write(folder: Any) -> dict[str, Any]:
+        with tracking.downloaded(tracker, f"models:/{recipe.name}/{champion.version}") as (_, path):
+            weights = path / "extra_files"
+            encoder = encoders.load(weights).to(pick_device(recipe.pretrain.device))
+            about = recipe.upstream.get("encoder.item_features")
+            described = upstream(project, about, "features") if about else None
+            pack = packs.open_pack(packs.build(project.store, data, encoders.settings_in(weights), described))
+            encoders.refuse_other_facts(weights, pack.facts)
+            samples = extract.write_embeddings(encoder, pack, folder / "embeddings.parquet", recipe.pretrain)
+        return {
+            "samples": samples, "dim": encoder.dim, "model": f"models:/{recipe.name}/{champion.version}",
+            "made_from": {"dataset": data.summary["digest"], "registered_model": champion.tags["content_key"]},
+        }  # fmt: skip
+
+    inputs = {"dataset": data.summary["digest"], "model": champion.tags["content_key"]}
+    return finish(
+        project, recipe, project.store.build("embeddings", config, inputs, FEATURES_VERSION, write, on_wait=say)
+    )
+
+
 RUN: dict[str, Callable[..., Stage]] = {
     "pretext_labels": pretext_labels,
     "pretrained_encoder": pretrained_encoder,

@@ -214,6 +214,8 @@ class Recipe(Document):
     """By default the one that suits the kind of encoder."""
     promote: Promote | None = Field(Promote(), validate_default=True)
     retrain: Retrain = Retrain()
+    embeddings: bool = False
+    """Keep embeddings of all samples by the champion: made again when the champion or the data is another one."""
     owners: tuple[Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")], ...] = ()
     """`team:name` or e-mail addresses, shown in Dagster."""
 
@@ -267,8 +269,10 @@ class Recipe(Document):
             raise ValueError(
                 "warm_start goes on from the champion and start_from from another recipe: name one of them"
             )
-        if retrain.on_drift and encoder.kind == "interactions":
-            raise ValueError("on_drift compares samples, and interactions have none that are new: use on_new_data")
+        if retrain.on_drift and encoder.kind not in WARM:
+            raise ValueError(
+                f"on_drift is for {', '.join(WARM)} encoders: new {encoder.kind} data is packed into other numbers: use on_new_data"
+            )
         return retrain
 
     @field_validator("promote")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ssl_pipeline import gates, promotion, versioning
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.export.deployed import DeployedEncoder
+from ssl_pipeline.notify import notify
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.promotion import Evidence
 from ssl_pipeline.record import actor, run_of
@@ -75,10 +76,13 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
         decided = promotion.promote(project, recipe, tracker, version, evidence, *actor())
         say(f"model {recipe.name!r} version {version}: {decided.why}")
+        notify("promoted" if decided.promoted else "not promoted", decided.why, model=recipe.name, version=version)
         return {
             "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
             "champion": decided.promoted, "reason": decided.why, "tracking_uri": project.tracking_uri,
             "run_id": run_id, "gates": [vars(gate) for gate in checked],
+            "made_from": {"dataset": digest, "pretrained_encoder": encoder.key, "features": features.key}
+            | {kind: stage.key for kind, stage in measured.items()},
         }  # fmt: skip
 
     config: dict[str, Any] = {"name": recipe.name, "tracking_uri": project.tracking_uri}

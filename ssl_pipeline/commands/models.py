@@ -24,9 +24,9 @@ def promote(
     why: Why = "approved by hand",
 ) -> None:
     """Make a version the champion."""
-    from ssl_pipeline.serving_versions import promote as make_champion
+    from ssl_pipeline.approval import approve
 
-    say(make_champion(project(), name, version, why))
+    say(approve(project(), name, version, why))
 
 
 @app.command()
@@ -36,9 +36,9 @@ def rollback(
     why: Why = "rolled back by hand",
 ) -> None:
     """Make the champion before this one the champion again."""
-    from ssl_pipeline.serving_versions import rollback as go_back
+    from ssl_pipeline.approval import roll_back
 
-    say(go_back(project(), name, to, why))
+    say(roll_back(project(), name, to, why))
 
 
 @app.command()

@@ -129,17 +129,23 @@ def load(folder: Path) -> Encoder:
 def go_on_from(encoder: Encoder, folder: Path, facts: dict[str, Any]) -> None:
     """Gives a fresh encoder the weights that `save` wrote. Raises PipelineError where they are of another network, or where
     numbers mean other things to it: another tokenizer's tokens, another catalogue's items."""
-    theirs = json.loads((folder / "encoder.json").read_text())["facts"]
-    if other := [name for name in ("tokenizer", "names", "items") if theirs.get(name) != facts.get(name)]:
-        raise PipelineError(
-            f"start_from: the encoder in {folder} knows another {other[0]}: both recipes need the same dataset and encoder"
-        )
+    refuse_other_facts(folder, facts)
     try:
         encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     except RuntimeError as error:
         raise PipelineError(
             f"start_from: the encoder in {folder} is another network: {str(error).splitlines()[-1].strip()}"
         ) from error
+
+
+def refuse_other_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises PipelineError where the encoder that `save` wrote reads other tokens, or items, than data was packed with."""
+    theirs = json.loads((folder / "encoder.json").read_text())["facts"]
+    if other := [name for name in ("tokenizer", "names", "items") if theirs.get(name) != facts.get(name)]:
+        raise PipelineError(
+            f"the encoder in {folder} knows another {other[0]} than the data was packed with: it needs the dataset and encoder "
+            "settings that it was trained on"
+        )
 
 
 def settings_in(folder: Path) -> EncoderPart:

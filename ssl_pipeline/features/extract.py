@@ -49,7 +49,13 @@ def in_chunks(forward: Forward, encoder: Encoder, arrays: Arrays) -> Iterator[np
 
 
 def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain, kind: str = "image") -> dict[str, Any]:
-    """Writes `features.parquet`: sample_id, split, label, group, embedding (fixed-size list of float32). Returns the summary."""
+    """Writes `features.parquet`, and returns the summary with the embeddings' quality."""
+    samples = write_embeddings(encoder, pack, folder / "features.parquet", settings)
+    return {"dim": encoder.dim, "samples": samples, **label_free_quality(encoder, pack, settings, kind)}
+
+
+def write_embeddings(encoder: Encoder, pack: Pack, path: Path, settings: Pretrain) -> int:
+    """Writes sample_id, split, label, group, embedding (fixed-size list of float32) of all samples; returns their number."""
     schema = pa.schema(
         [
             ("sample_id", pa.string()),
@@ -63,7 +69,7 @@ def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain, kind: 
     samples = sum(map(rows_in, stored.values()))
     forward = fast_forward(encoder, settings, samples, BATCH)
     with (
-        pq.ParquetWriter(folder / "features.parquet", schema, compression="zstd") as writer,
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
         ThreadPoolExecutor(1, "write features") as background,
     ):
         writing = None
@@ -84,7 +90,7 @@ def write(encoder: Encoder, pack: Pack, folder: Path, settings: Pretrain, kind: 
                 writing = background.submit(writer.write_table, pa.Table.from_arrays(columns, schema=schema))
         if writing:
             writing.result()
-    return {"dim": encoder.dim, "samples": samples, **label_free_quality(encoder, pack, settings, kind)}
+    return samples
 
 
 def read(path: Path, split: str) -> np.ndarray:

@@ -31,6 +31,8 @@ SLICES: dict[str, Any] = {
     "features": {"encoder"},
     **{kind: {"encoder", "evaluations"} for kind in EVALUATIONS},
     "registered_model": {"name", "promote"},
+    "drift": {"encoder"},
+    "embeddings": {"name"},
 }
 """The fields of the recipe that decide each stage; a change of them is a new code version in Dagster's eyes."""
 
@@ -118,7 +120,35 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
         better than the one before."""
         return result(run(context, lambda project, say: chain.registered_model(project, config, say)))
 
-    return [pretext_labels, pretrained_encoder, features, *evaluations, registered_model]
+    return [pretext_labels, pretrained_encoder, features, *evaluations, registered_model, *assets_beside(config, stage)]
+
+
+def assets_beside(config: recipe.Recipe, stage: Callable[..., Any]) -> Assets:
+    """What is no part of the chain: it looks at what the chain made, when there is reason to."""
+    beside: Assets = []
+    if config.retrain.on_drift:
+
+        @stage("drift", [config.dataset, "dataset"], [config.name, "features"], kinds={"scikitlearn"}, pool="gpu")
+        def drift(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            """Has the data moved since the encoder was trained? A classifier tries to tell new samples from held-out old ones
+            by their embeddings; the p-value says how often it would do so well by guessing, the pictures what has moved."""
+            from ssl_pipeline import freshness
+
+            return result(run(context, lambda project, say: freshness.drift(project, config, say)))
+
+        beside.append(drift)
+    if config.embeddings:
+
+        @stage(
+            "embeddings", [config.dataset, "dataset"], [config.name, "registered_model"], kinds={"parquet"}, pool="gpu"
+        )
+        def embeddings(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            """The champion's embedding of every sample of the dataset's current version, as Parquet, for search and for whatever
+            learns from them. Follows the champion, also when it is taken back."""
+            return result(run(context, lambda project, say: chain.embeddings(project, config, say)))
+
+        beside.append(embeddings)
+    return beside
 
 
 def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.AssetsDefinition:

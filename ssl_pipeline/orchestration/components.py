@@ -53,10 +53,5 @@ class Pretraining(dg.Component):
         return cls(attributes or recipe.Recipe.model_validate({}))
 
     def build_defs(self, context: dg.ComponentLoadContext | None = None) -> dg.Definitions:
-        job = schedules.recipe_job(self.config)
-        return dg.Definitions(
-            assets=assets.recipe_assets(self.config),
-            asset_checks=checks.recipe_checks(self.config),
-            jobs=[job],
-            schedules=schedules.recipe_schedules(self.config, job),
-        )
+        own = dg.Definitions(assets=assets.recipe_assets(self.config), asset_checks=checks.recipe_checks(self.config))
+        return dg.Definitions.merge(own, schedules.recipe_automation(self.config))

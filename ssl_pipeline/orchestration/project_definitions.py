@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from ssl_pipeline import recipe
+from ssl_pipeline.orchestration import model_jobs, schedules, sensors
 from ssl_pipeline.orchestration.assets import leaderboard_asset
 from ssl_pipeline.orchestration.components import Dataset, Pretraining
 from ssl_pipeline.part import PipelineError, did_you_mean
@@ -22,14 +23,22 @@ def load(path_within_project: Path) -> dg.Definitions:
     datasets = [component.config for component in tree.get_all_components(Dataset)]
     recipes = [component.config for component in tree.get_all_components(Pretraining)]
     check(datasets, recipes)
-    return dg.Definitions.merge(found, comparisons(recipes))
+    return dg.Definitions.merge(found, *across(datasets, recipes))
 
 
 def definitions(datasets: list[recipe.Dataset], recipes: list[recipe.Recipe]) -> dg.Definitions:
     """The same without Dagster's own loading, for the command line and for tests."""
     check(datasets, recipes)
     parts: list[Dataset | Pretraining] = [*map(Dataset, datasets), *map(Pretraining, recipes)]
-    return dg.Definitions.merge(*(part.build_defs() for part in parts), comparisons(recipes))
+    return dg.Definitions.merge(*(part.build_defs() for part in parts), *across(datasets, recipes))
+
+
+def across(datasets: list[recipe.Dataset], recipes: list[recipe.Recipe]) -> list[dg.Definitions]:
+    """What belongs to no single component: leaderboards, sources that recipes wait for, and what keeps the project going."""
+    kept = dg.Definitions(
+        jobs=[model_jobs.promote, model_jobs.rollback], sensors=[sensors.killed_runs, sensors.failures]
+    )
+    return [comparisons(recipes), kept, *(schedules.dataset_automation(dataset, recipes) for dataset in datasets)]
 
 
 def comparisons(recipes: list[recipe.Recipe]) -> dg.Definitions:

@@ -1,4 +1,4 @@
-"""Promotion and rollback as a person asks for them, at a terminal or in Dagster."""
+"""Which version serves, as a person decides it, at a terminal or in Dagster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ssl_pipeline.project import Project
 from ssl_pipeline.record import actor, open_tracker
 
 
-def promote(project: Project, name: str, version: int | None, why: str) -> str:
+def approve(project: Project, name: str, version: int | None, why: str) -> str:
     """Makes `version`, or the challenger, the champion; returns what happened in a sentence."""
     tracker = open_tracker(project)
     with tracker.connected() as client:
@@ -23,6 +23,6 @@ def promote(project: Project, name: str, version: int | None, why: str) -> str:
     )
 
 
-def rollback(project: Project, name: str, to: int | None, why: str) -> str:
+def roll_back(project: Project, name: str, to: int | None, why: str) -> str:
     """Makes the champion before this one, or version `to`, the champion; returns what happened in a sentence."""
     return f"model {name!r}: version {tracking.rollback(open_tracker(project), name, why, actor()[0], to)} is the champion again"

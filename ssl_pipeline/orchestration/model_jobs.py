@@ -1,0 +1,55 @@
+"""Promotion and rollback as jobs, for people who work in the Dagster UI: the same as the commands."""
+
+# no `from __future__ import annotations` here: Dagster reads the type of `config` as it stands
+
+from collections.abc import Callable
+
+import dagster as dg
+from pydantic import Field
+
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.project import Project
+from ssl_pipeline.record import ASKED
+
+
+class Chosen(dg.Config):
+    """A model, and which of its versions."""
+
+    model: str = Field(description="A registered model, which has its recipe's name.")
+    version: int = Field(0, description="0 is the challenger; of a rollback, the champion before this one.")
+    why: str = Field(description="The reason, for the history.")
+
+
+@dg.op(description="Makes a version the champion; the one before it becomes `previous`.")
+def promote_version(context: dg.OpExecutionContext, config: Chosen) -> None:
+    from ssl_pipeline.approval import approve
+
+    decided(context, lambda: approve(Project.find(), config.model, config.version or None, config.why))
+
+
+@dg.op(description="Makes the champion before this one, or a version, the champion again.")
+def roll_back_version(context: dg.OpExecutionContext, config: Chosen) -> None:
+    from ssl_pipeline.approval import roll_back
+
+    decided(context, lambda: roll_back(Project.find(), config.model, config.version or None, config.why))
+
+
+@dg.job(description="Make a version of a registered model the champion, as `ssl-pipeline promote` does.")
+def promote() -> None:
+    promote_version()
+
+
+@dg.job(description="Take a champion back, as `ssl-pipeline rollback` does.")
+def rollback() -> None:
+    roll_back_version()
+
+
+def decided(context: dg.OpExecutionContext, decide: Callable[[], str]) -> None:
+    """What a user can cure fails the step with that one line."""
+    asked = ASKED.set((f"Dagster run {context.run_id[:8]}", ""))
+    try:
+        context.log.info(decide())
+    except PipelineError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+    finally:
+        ASKED.reset(asked)

@@ -1,0 +1,138 @@
+"""What starts runs by itself, as recipes ask for it: new data, drift, an upstream champion, a champion to embed with; and what
+keeps runs going: killed ones are found, failed ones are told of. Why is `retraining.py`'s; here it is asked and said."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import dagster as dg
+
+from ssl_pipeline import recipe
+from ssl_pipeline.notify import notify
+from ssl_pipeline.orchestration.assets import REASON
+from ssl_pipeline.orchestration.reaper import reap
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.project import Project
+from ssl_pipeline.retraining import Watch, verdict
+
+EVERY_SECONDS = 30
+Answer = dg.SensorResult | dg.SkipReason
+
+now: Callable[[], float] = time.time
+
+
+def source_sensor(
+    dataset: recipe.Dataset, recipes: list[recipe.Recipe], refresh: dg.UnresolvedAssetJobDefinition
+) -> dg.SensorDefinition:
+    """Reads the source again once it has changed and settled, so that its new version is there to decide by."""
+    waits = [r.retrain.on_new_data.settle_seconds for r in recipes if r.retrain.on_new_data]
+    settle = max(waits, default=recipe.NewData().settle_seconds)
+
+    @dg.sensor(
+        name=f"{dataset.name}_source", job=refresh, minimum_interval_seconds=EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Looks whether the source of {dataset.name} has changed and stayed so for {settle:g} seconds; then reads it.",
+    )  # fmt: skip
+    def source(context: dg.SensorEvaluationContext) -> Answer:
+        from ssl_pipeline.ingest import readers
+
+        try:
+            looks = readers.fingerprint(dataset.source, Project.find().root)
+        except PipelineError as error:
+            return dg.SkipReason(str(error))
+        watch = Watch(**json.loads(context.cursor or "{}")).seen(looks, now())
+        if not watch.settled(now(), settle):
+            context.update_cursor(json.dumps(asdict(watch)))
+            waiting = "it has changed: waiting until it settles" if watch.looks != watch.read else "nothing has changed"
+            return dg.SkipReason(f"{dataset.name}: {waiting}")
+        asked = dg.RunRequest(run_key=f"{dataset.name}-{looks}-{watch.since}", tags={REASON: "the source has changed"})
+        return dg.SensorResult([asked], cursor=json.dumps(asdict(Watch(looks, watch.since, looks))))
+
+    return source
+
+
+def retrain_sensor(
+    config: recipe.Recipe, train: dg.UnresolvedAssetJobDefinition, drift: dg.UnresolvedAssetJobDefinition | None
+) -> dg.SensorDefinition:
+    """Asks for a run of the recipe when its data, or what it is made from, gives a reason."""
+
+    @dg.sensor(
+        name=f"{config.name}_retrain_when_due", jobs=[train, drift] if drift else [train],
+        minimum_interval_seconds=EVERY_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Retrains when there is reason to: new data, drift, an upstream champion. Each tick says why, or why not.",
+    )  # fmt: skip
+    def retrain_when_due(context: dg.SensorEvaluationContext) -> Answer:
+        found = verdict(Project.find(), config)
+        if found.what == "nothing":
+            return dg.SkipReason(found.reason)
+        if found.key == context.cursor:
+            return dg.SkipReason(f"asked for already: {found.reason}")
+        job = drift if found.what == "drift" and drift else train
+        if found.reason.startswith("drift"):
+            notify("drift", found.reason, recipe=config.name)
+        asked = dg.RunRequest(run_key=found.key, job_name=job.name, tags={REASON: found.reason})
+        return dg.SensorResult([asked], cursor=found.key)
+
+    return retrain_when_due
+
+
+def embeddings_sensor(config: recipe.Recipe, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """Follows the champion, also when it was promoted or taken back by hand."""
+
+    @dg.sensor(
+        name=f"{config.name}_embeddings_when_due", job=job, minimum_interval_seconds=EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Embeds all samples again when the champion or the data is another one.",
+    )  # fmt: skip
+    def embeddings_when_due(context: dg.SensorEvaluationContext) -> Answer:
+        from ssl_pipeline import tracking
+        from ssl_pipeline.record import open_tracker
+
+        project = Project.find()
+        try:
+            champion = tracking.champion(open_tracker(project), config.name)
+        except PipelineError as error:
+            return dg.SkipReason(str(error))
+        data = project.store.current(config.dataset, "dataset")
+        if champion is None or data is None:
+            return dg.SkipReason(f"{config.name} has no champion yet")
+        key = f"{champion.tags['content_key']}-{data.summary['digest']}"
+        if key == context.cursor:
+            return dg.SkipReason(f"version {champion.version} has embedded this data, or was asked to")
+        reason = f"champion version {champion.version}, data {data.summary['digest'][:8]}"
+        # a champion that comes back finds its embeddings in the store
+        return dg.SensorResult([dg.RunRequest(tags={REASON: reason})], cursor=key)
+
+    return embeddings_when_due
+
+
+@dg.sensor(
+    name="killed_runs", minimum_interval_seconds=EVERY_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING,
+    target=None,
+)  # fmt: skip
+def killed_runs(context: dg.SensorEvaluationContext) -> Answer:
+    """Finds runs whose process is gone, frees their turns, and has them go on from where they were."""
+    dead = reap(context.instance)
+    return dg.SkipReason(f"killed, and asked to go on: {', '.join(dead)}" if dead else "every run's process is alive")
+
+
+@dg.run_failure_sensor(name="failures", default_status=dg.DefaultSensorStatus.RUNNING, monitor_all_code_locations=False)
+def failures(context: dg.RunFailureSensorContext) -> None:
+    """Tells the hook of each failed run, with what failed in it."""
+    told = [described(event) for event in context.get_step_failure_events()] or [
+        context.failure_event.message or "failed"
+    ]
+    run = context.dagster_run
+    notify("failure", "; ".join(told), job=run.job_name, run=run.run_id, reason=run.tags.get(REASON, ""))
+
+
+def described(event: dg.DagsterEvent) -> str:
+    failure = event.step_failure_data
+    said = failure.user_failure_data.description if failure.user_failure_data else None
+    error = failure.error
+    while error and error.cause:
+        error = error.cause
+    return f"{event.step_key}: {said or (' '.join(error.message.split()) if error else 'failed')}"
