@@ -1,4 +1,5 @@
-"""Races against peers and against the hardware: `python -m benchmarks.NAME`, on a quiet machine. Never part of the tests."""
+"""Races against peers and against the hardware: `python -m benchmarks.NAME`, on a quiet machine. Never part of the tests, but for
+`published`, which races nobody."""
 
 import os
 

@@ -33,11 +33,11 @@ from ssl_pipeline.record import open_tracker
 START = datetime(2026, 11, 2, 8, tzinfo=UTC)
 RECIPE = {
     "name": "post", "dataset": "letters_in",
-    "encoder": {"backbone": "resnet18", "image_size": 28, "stem": "half", "options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}},
-    "pretext": {"task": "simclr", "temperature": 0.2, "views": {"min_scale": 0.4, "flip": False, "color": 0.2}},
-    "pretrain": {"epochs": 4, "batch_size": 128, "warmup_epochs": 0.5, "device": "cpu"},
+    "encoder": {"backbone": "resnet18", "image_size": 28, "options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}},
+    "pretext": {"task": "simclr", "temperature": 0.2, "views": {"min_scale": 0.5, "flip": False, "rotate_degrees": 20, "color": 0.5}},
+    "pretrain": {"epochs": 8, "batch_size": 64, "learning_rate": 0.004, "warmup_epochs": 0.5, "device": "cpu"},
     "evaluations": [{"kind": "classification", "shots": [10, "all"], "supervised_steps": 0, "draws": 3}],
-    "promote": {"minimum": 0.5, "worse_by": 0.05},
+    "promote": {"minimum": 0.5, "worse_by": 0.03},
     "retrain": {
         "on_new_data": {"minimum_samples": 100, "settle_seconds": 600}, "on_drift": {"p_value": 0.01},
         "warm_start": {"replay": 0.5, "compare": False},
@@ -111,7 +111,7 @@ class Month:
             instance=self.instance, tags={REASON: reason}, raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )  # fmt: skip
-        failed = [sensors.described(e).split(": ", 1)[1] for e in done.all_events if e.is_step_failure]
+        failed = sensors.what_failed(done.all_events)
         batch.seen.append(f"{job}: {reason}" + (f" -> FAILED: {failed[0]}" if failed else ""))
 
     def tick(self, batch: Batch) -> bool:

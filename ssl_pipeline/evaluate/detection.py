@@ -265,7 +265,12 @@ def average_precision(found: list[Boxes], true: list[Boxes], names: list[str]) -
     """`ap`, `ap50`, `ap75`, and `class NAME` (over all overlaps) of each class that there is in the truth."""
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(class_metrics=True)
+    # the metric's own thresholds are rounded to 32 bits, which a recall of 3/5 does not reach
+    metric = MeanAveragePrecision(
+        iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+        rec_thresholds=np.linspace(0, 1, 101).tolist(),
+        class_metrics=True,
+    )
     metric.warn_on_many_detections = False
     metric.update(found, true)
     result = metric.compute()

@@ -122,11 +122,25 @@ def killed_runs(context: dg.SensorEvaluationContext) -> Answer:
 @dg.run_failure_sensor(name="failures", default_status=dg.DefaultSensorStatus.RUNNING, monitor_all_code_locations=False)
 def failures(context: dg.RunFailureSensorContext) -> None:
     """Tells the hook of each failed run, with what failed in it."""
-    told = [described(event) for event in context.get_step_failure_events()] or [
-        context.failure_event.message or "failed"
-    ]
     run = context.dagster_run
+    wanted = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+    events = [entry.dagster_event for entry in context.instance.all_logs(run.run_id, of_type=wanted)]
+    told = what_failed([e for e in events if e]) or [context.failure_event.message or "failed"]
     notify("failure", "; ".join(told), job=run.job_name, run=run.run_id, reason=run.tags.get(REASON, ""))
+
+
+def what_failed(events: list[dg.DagsterEvent]) -> list[str]:
+    """Steps that failed and gates that do not hold, each in a sentence."""
+    checks = [
+        e.asset_check_evaluation_data for e in events if e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ]
+    told = [
+        f"{'/'.join(check.asset_key.path)}: {check.check_name}: {check.description}"
+        for check in checks
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    failures = [described(event) for event in events if event.is_step_failure]
+    return [line for line in failures if "DagsterAssetCheckFailedError" not in line] + told
 
 
 def described(event: dg.DagsterEvent) -> str:

@@ -13,7 +13,6 @@ from ssl_pipeline.evaluate.classic_series import (
     convolve,
     dilations_of,
     mini_rocket,
-    nearest_neighbor,
     z_normalize,
 )
 from ssl_pipeline.ingest.demo_series import cases
@@ -35,29 +34,6 @@ def archive():
         return parts
 
     return load
-
-
-@pytest.mark.parametrize(
-    ("name", "published"), [("GunPoint", 0.9133), ("ItalyPowerDemand", 0.9553), ("ArrowHead", 0.8), ("OSULeaf", 0.5207)]
-)
-def test_the_nearest_neighbor_has_the_accuracy_of_the_archives_own_table(archive, name, published):
-    train, labels, test, expected = archive(name)
-    assert (nearest_neighbor(train, labels, test) == expected).mean() == pytest.approx(published, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "published", "margin"), [("GunPoint", 0.99, 0.015), ("ItalyPowerDemand", 0.96, 0.015)]
-)
-def test_mini_rocket_has_its_published_accuracy(archive, name, published, margin):
-    train, labels, test, expected = archive(name)
-    assert (mini_rocket(train, labels, test) == expected).mean() == pytest.approx(published, abs=margin)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "published", "margin"), [("ArrowHead", 0.86, 0.03), ("OSULeaf", 0.95, 0.02)])
-def test_mini_rocket_on_longer_series(archive, name, published, margin):
-    train, labels, test, expected = archive(name)
-    assert (mini_rocket(train, labels, test) == expected).mean() == pytest.approx(published, abs=margin)
 
 
 def test_mini_rocket_takes_several_channels(archive):

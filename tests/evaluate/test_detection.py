@@ -144,6 +144,15 @@ def test_average_precision_is_what_pycocotools_says(seed):
     assert 0.05 < wanted[0] < wanted[1] < 0.95
 
 
+def test_recalls_of_whole_hundredths_are_reached():
+    """Three of five trees found, before anything wrong: the 61 recalls from 0 to 0.6, of which 32 bits would miss the last."""
+    boxes = torch.tensor([[20.0 * i, 0, 20.0 * i + 10, 10] for i in range(5)])
+    true = [{"boxes": boxes, "labels": torch.ones(5, dtype=torch.int64), "iscrowd": torch.zeros(5, dtype=torch.int64)}]
+    found = [{"boxes": boxes[:3], "labels": true[0]["labels"][:3], "scores": torch.tensor([0.9, 0.8, 0.7])}]
+    scores = average_precision(found, true, ["tree"])
+    assert scores["ap"] == scores["ap50"] == scores["ap75"] == pytest.approx(61 / 101)
+
+
 def test_a_hand_made_case():
     """Two trees; one is found exactly, a better score stands beside it: precision 1/2 at recall 1/2, and nothing beyond."""
     true = [{"boxes": torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), "labels": torch.tensor([1, 1])}]
