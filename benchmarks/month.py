@@ -34,7 +34,7 @@ START = datetime(2026, 11, 2, 8, tzinfo=UTC)
 RECIPE = {
     "name": "post", "dataset": "letters_in",
     "encoder": {"backbone": "resnet18", "image_size": 28, "options": {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128]}},
-    "pretext": {"task": "simclr", "temperature": 0.2, "views": {"min_scale": 0.5, "flip": False, "rotate_degrees": 20, "color": 0.5}},
+    "pretext": {"task": "simclr", "views": {"min_scale": 0.5, "flip": False, "rotate_degrees": 20, "color": 0.5}},
     "pretrain": {"epochs": 8, "batch_size": 64, "learning_rate": 0.004, "warmup_epochs": 0.5, "device": "cpu"},
     "evaluations": [{"kind": "classification", "shots": [10, "all"], "supervised_steps": 0, "draws": 3}],
     "promote": {"minimum": 0.5, "worse_by": 0.03},
