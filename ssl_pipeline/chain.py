@@ -46,7 +46,7 @@ LOOP_VERSION = "5"
 HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 """Settings of `pretrain` that say how weights are computed, not which."""
 FEATURES_VERSION = "5"
-EVALUATION_VERSION = "5"
+EVALUATION_VERSION = "6"
 
 Say = Callable[[str], None]
 
