@@ -50,7 +50,7 @@ HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
 FEATURES_VERSION = "5"
 ANEW = "anew, as many steps"
 """The control beside a warm start."""
-EVALUATION_VERSION = "6"
+EVALUATION_VERSION = "7"
 
 Say = Callable[[str], None]
 

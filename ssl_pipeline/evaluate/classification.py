@@ -5,8 +5,9 @@
                 (Kornblith et al. 2019, appendix A.6)
     attentive   `attentive.py`
 
-Every method sees the same label subsets. Numbers are on the test split, which nothing was trained or chosen on; those
-beside accuracy are in `scores.py`, calibration for the linear probe at the most labels alone.
+Every method sees the same label subsets; among them two controls of videos (`clip_controls.py`). Numbers are on the test
+split, which nothing was trained or chosen on; those beside accuracy are in `scores.py`, calibration for the linear probe at the
+most labels alone.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from ssl_pipeline.evaluate.clip_controls import without_time
 from ssl_pipeline.evaluate.result import Metrics, Result, t_half
 from ssl_pipeline.evaluate.scores import Answer, interval_of, rare, scores
 from ssl_pipeline.evaluate.settings import Classification, LabelSubsets, Shots, named, share
+from ssl_pipeline.features.extract import embed
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
@@ -111,15 +114,27 @@ class Labels:
 
 
 def own(recipe: Recipe, pack: Pack, encoder: Any, features: Features, folder: Path, settings: Classification) -> Result:
-    """Every probe on this encoder, or on its features of every split."""
+    """Every probe on this encoder, or on its features of every split; of videos also where their clips are without time."""
     labels = labels_of(pack)
-    rows, matrix = probe_methods(recipe.name, [features], labels, settings)
+    rows, matrix = probed(recipe.name, recipe, pack, encoder, features, labels, settings)
+    for name, control in without_time(pack).items() if recipe.encoder.kind == "video" else ():
+        seen = {split: embed(encoder, control.samples(split), recipe.pretrain) for split in SPLITS}
+        rows += probed(name, recipe, control, encoder, seen, labels, settings)[0]
+    controls = summarize(pd.DataFrame(rows), len(labels.rows["test"]))
+    metrics = controls.pop(recipe.name)
+    return Result(metrics, {"confusion": ("confusion", matrix, labels.names)}, controls, labels.facts(settings))
+
+
+def probed(
+    method: str, recipe: Recipe, pack: Pack, encoder: Any, features: Features, labels: Labels, settings: Classification
+) -> tuple[Rows, np.ndarray]:
+    """Rows of every probe of the settings, and the linear one's confusion matrix."""
+    rows, matrix = probe_methods(method, [features], labels, settings)
     if "attentive" in settings.probes:
         from ssl_pipeline.evaluate.attentive import attentive_rows
 
-        rows += attentive_rows(recipe.name, [encoder], recipe, pack, labels, settings)
-    metrics = summarize(pd.DataFrame(rows), len(labels.rows["test"]))[recipe.name]
-    return Result(metrics, {"confusion": ("confusion", matrix, labels.names)}, facts=labels.facts(settings))
+        rows += attentive_rows(method, [encoder], recipe, pack, labels, settings)
+    return rows, matrix
 
 
 def baselines(recipe: Recipe, pack: Pack, settings: Classification, step: Callable[[str], None]) -> dict[str, Metrics]:

@@ -5,10 +5,10 @@
     k-means      on features of length 1, with as many clusters as classes: normalised mutual information (arithmetic mean),
                  adjusted Rand index, and accuracy once clusters are matched to classes one to one (Kuhn 1955; Xie, Girshick,
                  Farhadi 2016, section 4.2)
+    recall       by neighbours in the training split, where it is asked for (`recall.py`)
 
-Labels judge and teach nothing, so there is nothing to choose and the test split is all that is used. Average precision depends
-on how many samples there are of each class, and mutual information of few samples is above 0 by chance: compare with the
-baselines of the same table only.
+Labels judge and teach nothing, so there is nothing to choose. Average precision depends on how many samples there are of each
+class, and mutual information of few samples is above 0 by chance: compare with the baselines of the same table only.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from ssl_pipeline.evaluate import classic_audio, classic_text
-from ssl_pipeline.evaluate.baselines import fresh
 from ssl_pipeline.evaluate.classics import parts, small
 from ssl_pipeline.evaluate.classification import interval
+from ssl_pipeline.evaluate.fresh import fresh_encoder
+from ssl_pipeline.evaluate.recall import Recall
 from ssl_pipeline.evaluate.result import Cell, Metrics, Result, t_half
 from ssl_pipeline.evaluate.settings_clustering import Clustering
 from ssl_pipeline.features.extract import embed
@@ -59,26 +60,38 @@ def own(
     rows, classes = labelled(pack, settings)
     x = features["test"][rows]
     few = np.sort(np.random.default_rng(0).permutation(len(x))[:SHOWN])
-    return Result(
-        measured([x], classes, settings),
-        {"projection": ("projection", projected(x[few]), classes[few].tolist())},
-        facts={"classes": sorted(set(classes)), "test_samples": len(rows)},
-    )
+    recall = Recall.among(pack, classes, settings.recall_at or ())
+    metrics = measured([x], classes, settings) | recall.measured([(features["train"], x)])
+    if recipe.promote and recipe.promote.metric in set(settings.metrics()) - set(metrics):
+        raise PipelineError(
+            f"promote.metric {recipe.promote.metric}: the training split has {len(recall.rows)} labelled samples only; promote by "
+            "another metric or label more"
+        )
+    facts = {"classes": sorted(set(classes)), "test_samples": len(rows)}
+    facts |= {"training_samples": len(recall.rows)} if recall.depths else {}
+    return Result(metrics, {"projection": ("projection", projected(x[few]), classes[few].tolist())}, facts=facts)
 
 
 def baselines(recipe: Recipe, pack: Pack, settings: Clustering, step: Callable[[str], None]) -> dict[str, Metrics]:
     """The metrics of every baseline by its name."""
     rows, classes = labelled(pack, settings)
+    recall = Recall.among(pack, classes, settings.recall_at or ())
+    splits, device = ("train", "test") if recall.depths else ("test",), pick_device(recipe.pretrain.device)
+
+    def method(sets: list[dict[str, Any]]) -> Metrics:
+        queries = [one["test"][rows] for one in sets]
+        train = [one.get("train") for one in sets]
+        return measured(queries, classes, settings) | recall.measured(list(zip(train, queries, strict=True)))
+
     step("random encoder")
-    stored, device = pack.samples("test"), pick_device(recipe.pretrain.device)
-    encoders = [fresh(recipe, pack, 2, draw)[0] for draw in range(settings.random_encoders)]
-    random = [embed(cast(Any, one.to(device)), stored, recipe.pretrain)[rows] for one in encoders]
+    encoders: list[Any] = [fresh_encoder(recipe, pack, draw).to(device) for draw in range(settings.random_encoders)]
+    random = [{split: embed(one, pack.samples(split), recipe.pretrain) for split in splits} for one in encoders]
     step("the raw input")
-    name, raw = raw_input(recipe, pack)
+    raw = {split: raw_input(recipe, pack, split) for split in splits}
     return {
-        "random encoder": measured(random, classes, settings),
-        name: measured([raw[rows]], classes, settings),
-        "chance": at_chance(classes),
+        "random encoder": method(random),
+        raw["test"][0]: method([{split: given for split, (_, given) in raw.items()}]),
+        "chance": at_chance(classes) | recall.at_chance(),
     }
 
 
@@ -191,12 +204,12 @@ def exactly(value: Any) -> Cell:
     return {"mean": float(value), "low": float(value), "high": float(value)}
 
 
-def raw_input(recipe: Recipe, pack: Pack) -> tuple[str, Any]:
-    """What the test samples are without any encoder `[n, dim]`, and what that is called."""
-    stored, kind = pack.samples("test"), recipe.encoder.kind
+def raw_input(recipe: Recipe, pack: Pack, split: str = "test") -> tuple[str, Any]:
+    """What a split's samples are without any encoder `[n, dim]`, and what that is called."""
+    stored, kind = pack.samples(split), recipe.encoder.kind
     if kind == "text":
-        texts = {split: classic_text.texts_of(pack, split) for split in ("train", "test")}
-        return "TF-IDF", classic_text.tfidf_features(texts)["test"]
+        texts = {each: classic_text.texts_of(pack, each) for each in ("train", "test")}
+        return "TF-IDF", classic_text.tfidf_features(texts)[split]
     if kind == "audio":
         return "MFCC", classic_audio.mfcc_features(np.asarray(stored["audio"]), cast("AudioEncoder", recipe.encoder))
     if kind == "series":

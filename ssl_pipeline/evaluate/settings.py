@@ -128,7 +128,8 @@ class Classification(LabelSubsets):
     libraries: ClassVar[tuple[str, ...]] = ("scikitlearn",)
     description: ClassVar[str] = (
         "How well human labels can be read off the frozen features, from few labels a class to all, on test data that nothing "
-        "else saw; beside a random encoder, the field's simple classic and supervised training on the same labels."
+        "else saw; beside a random encoder, the field's simple classic and supervised training on the same labels. Of videos "
+        "also from a single frame, and from shuffled frames."
     )
     probes: tuple[Literal["knn", "linear", "attentive"], ...] = ("knn", "linear")
     """What reads them; `attentive` sees the tokens of a transformer, not their mean alone."""
@@ -163,6 +164,15 @@ class Classification(LabelSubsets):
 
     def leading(self) -> str:
         return f"classification/linear/accuracy/{named(most_of(self.shots))}"
+
+    def caption(self, summary: dict[str, Any]) -> str:
+        if "one frame" not in summary.get("controls", []):
+            return super().caption(summary)
+        return (
+            f"{super().caption(summary)}; one frame and shuffled frames are controls: the same encoder, and probes trained anew, "
+            "on clips that repeat their middle frame or show their frames in random order; what is not lost with the first needs "
+            "no more than a picture, and with the second no order (a mean over frames has none to lose)"
+        )
 
 
 class FineTuning(LabelSubsets):

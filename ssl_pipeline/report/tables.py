@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100  # columns of the terminal
-STRONG = ("supervised", "identity alone", "features alone", "features shuffled")
+STRONG = ("supervised", "identity alone", "features alone", "features shuffled", "one frame", "shuffled frames")
 """Baselines that train on labels, and controls that keep part of what was learnt. All others are to be beaten: a recipe that is
 not above them has learnt nothing of use."""
 PROBES = {"knn": "kNN", "linear": "linear", "attentive": "attentive", "full": "fine-tuned"}
@@ -80,10 +80,10 @@ class Comparison:
     def __init__(self, rows: Sequence[Row], caption: str = "") -> None:
         self.caption = caption
         self.lines = gather(rows)
-        order = {probe: i for i, probe in enumerate(PROBES)}
         columns = dict.fromkeys(column for line in self.lines for column in line.cells)
-        # the probes in their order, fewest labels first; other metrics as they come
-        self.columns = sorted(columns, key=lambda c: (order.get(c[0], 9), labels_in(c[1])))
+        # the probes in their order, then others as they come; of each the fewest labels first
+        order = list(dict.fromkeys([*PROBES, *(probe for probe, _ in columns)]))
+        self.columns = sorted(columns, key=lambda c: (order.index(c[0]), labels_in(c[1])))
         self.costs = [
             cost for cost in COSTS if cost in ALWAYS or any(line.spent[cost] != MISSING for line in self.lines)
         ]

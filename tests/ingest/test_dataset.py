@@ -6,14 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssl_pipeline.ingest import demo_video
 from ssl_pipeline.ingest.dataset import split_of
 from ssl_pipeline.ingest.images import decode, sample_id
 from ssl_pipeline.ingest.medium import median
@@ -396,3 +401,41 @@ def test_few_groups_that_make_uneven_splits_are_told(ingest, tmp_path, png):
     (note,) = stage.summary["notes"]
     assert note.startswith("5 groups, none of which is divided, make uneven splits: ") and "(30% asked for)" in note
     assert "notes" not in ingest({"kind": "image_folder", "path": str(tmp_path / "t")}).summary
+
+
+def a_sound(seed: int) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, np.random.default_rng(seed).uniform(-0.5, 0.5, 800), 8000, format="WAV")
+    return file.getvalue()
+
+
+def a_video(seed: int) -> bytes:
+    planes = [np.random.default_rng(seed).integers(0, 256, side, dtype=np.uint8) for side in ((16, 16), (8, 8), (8, 8))]
+    return demo_video.encode([planes] * 3, Fraction(10))
+
+
+@pytest.mark.parametrize("modality, make", [("audio", a_sound), ("video", a_video)])
+def test_a_set_of_sounds_or_videos_gives_its_own_folds_and_groups(ingest, tmp_path, samples, modality, make):
+    """One fold of a set is held out as the table says; validation is whole groups out of the others."""
+    rows = [
+        {modality: make(n), "kind": "ab"[n % 2], "who": f"{n // 4}", "fold": "test" if n < 8 else "train"}
+        for n in range(48)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    source = {
+        "kind": "table",
+        "path": "t.parquet",
+        "modality": modality,
+        "label": "kind",
+        "group": "who",
+        "split": "fold",
+    }
+    found = samples(ingest(source)).values()
+    assert len(found) == 48 and {row["label"] for row in found} == {"a", "b"}
+    by_split = {
+        split: {row["group"] for row in found if row["split"] == split} for split in ("train", "validation", "test")
+    }
+    assert by_split["test"] == {"0", "1"} and by_split["validation"]
+    assert not by_split["train"] & by_split["validation"] and not by_split["test"] & (
+        by_split["train"] | by_split["validation"]
+    )
