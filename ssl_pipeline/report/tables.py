@@ -220,7 +220,9 @@ def rows_of(
         if kind in ("classification", "fine_tuning") and measure != "accuracy":
             continue  # a column a metric and shot count would be too many
         shots = shots.replace("pct", "%")
-        if measure != "accuracy":
+        if kind == "segmentation":
+            probe = {"miou": "mIoU"}.get(measure, measure.replace("_", " "))
+        elif measure != "accuracy":
             if re.search(rf"_at_(?!{shown}$)", measure) and probe == "full":
                 continue
             probe, shots = (
