@@ -27,7 +27,8 @@ Key = Callable[[str], str | None]
 
 
 def read(source: Masks, path: Path) -> Reading:
-    """Raises PipelineError where the source or a list that it names is missing, it holds no masks, or a name stands in two lists."""
+    """Raises PipelineError where the source or a list that it names is missing, it holds no images or no masks, or a name stands in
+    two lists."""
     image_key, mask_key = keys(source)
     images, masks, texts = dict[str, str](), Counter[str](), dict[str, bytes]()
     for parts, load in files(path):

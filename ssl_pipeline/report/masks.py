@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ def segmentations(images: np.ndarray, truths: np.ndarray, found: np.ndarray, nam
     painted = [np.moveaxis(table[classes], -1, 1) for classes in (truths, np.where(truths == NOTHING, NOTHING, found))]
     grey = np.repeat(images[:, :1], 3, 1) if images.shape[1] < 3 else images[:, :3]
     rows = np.stack([grey, *painted], 1)
-    sheet = Image.open(sheets.io.BytesIO(sheets.sheet(rows, ("image", "truth", "prediction"), cell=128)))
+    sheet = Image.open(io.BytesIO(sheets.sheet(rows, ("image", "truth", "prediction"), cell=128)))
     return sheets.png(with_legend(sheet, names, table))
 
 

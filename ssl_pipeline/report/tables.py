@@ -18,7 +18,14 @@ WIDTH = 100  # columns of the terminal
 STRONG = ("supervised", "identity alone", "features alone", "features shuffled")
 """Baselines that train on labels, and controls that keep part of what was learnt. All others are to be beaten: a recipe that is
 not above them has learnt nothing of use."""
-PROBES = {"knn": "kNN", "linear": "linear", "attentive": "attentive", "full": "fine-tuned"}
+PROBES = {
+    "knn": "kNN",
+    "linear": "linear",
+    "attentive": "attentive",
+    "full": "fine-tuned",
+    "mIoU": "mIoU",
+    "pixel accuracy": "pixel accuracy",
+}
 HEADS = {
     "kmeans": "k-means",
     "full": "all items ranked",

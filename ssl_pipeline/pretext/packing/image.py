@@ -5,7 +5,7 @@ are decoded when they are asked for: the same pixels, for more work.
 
 Of images with boxes, the files as they were encoded are kept as well, end to end in SPLIT.originals, and beside them
 SPLIT.objects.parquet: `end` (of a file in there), `height`, `width`, `objects`. Of images with masks, these are resized as the
-images are, to masks.SPLIT.npy: uint8 `[n, side, side]`, a class each, 255 where nothing is said, which masks.json tells the names of.
+images are, to masks.SPLIT.npy: uint8 `[n, side, side]`, a class a pixel, 255 where nothing is said; masks.json has their names.
 """
 
 from __future__ import annotations
