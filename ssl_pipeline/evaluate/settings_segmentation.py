@@ -63,7 +63,7 @@ class Segmentation(EvaluationPart):
         units = f", whole groups ({summary['test_groups']}) at a time" if summary["test_groups"] else ""
         return (
             f"mean intersection over union of {len(summary['classes'])} classes and share of right pixels in percent, by training "
-            f"images ({summary['train_images']:,} in all), {summary['test_samples']:,} test images of {summary['side']} pixels, maps "
-            f"of {height} x {width} places, penalty chosen on the validation split; mean and 95% interval over draws of training "
-            f"images and a bootstrap over the test images{units}"
+            f"images ({summary['train_images']:,} in all), {summary['test_samples']:,} test images of {summary['side']} pixels, "
+            f"maps of {height} x {width} places, penalty chosen on the validation split; mean and 95% interval over draws of "
+            f"training images and a bootstrap over the test images{units}"
         )

@@ -6,7 +6,6 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
 from ssl_pipeline.report import sheets
@@ -33,6 +32,8 @@ def segmentations(images: np.ndarray, truths: np.ndarray, found: np.ndarray, nam
 
 def colours(classes: int) -> np.ndarray:
     """uint8 `[256, 3]`"""
+    from matplotlib import colormaps
+
     table = np.full((256, 3), 255, np.uint8)
     rest = colormaps["turbo"](np.linspace(0.05, 0.95, max(1, classes - len(FIRST))))[:, :3]
     for number in range(classes):
