@@ -406,6 +406,11 @@ def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
             f"dataset {recipe.dataset!r}: its images have no boxes, which detection needs: use a source of kind coco or voc, or "
             "leave detection out of the recipe's evaluations"
         )
+    if any(e.kind == "segmentation" for e in recipe.evaluations) and "masks" not in data.summary:
+        raise PipelineError(
+            f"dataset {recipe.dataset!r}: its images have no masks, which segmentation needs: use a source of kind masks, or leave "
+            "segmentation out of the recipe's evaluations"
+        )
     needing = next((e.kind for e in recipe.evaluations if e.needs_labels), None)
     if needing is None:
         return

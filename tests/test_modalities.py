@@ -31,6 +31,7 @@ LIGHT = {
     "classification": {"shots": [5], "supervised_steps": 2},
     "recommendation": {"resamples": 100},
     "detection": {"steps": 2},
+    "segmentation": {"supervised_steps": 2},
     "retrieval": {"draws": 100},
 }
 

@@ -53,6 +53,20 @@ class ImageEncoder(Encoder):
         features = self.backbone.forward_features(self.normalize(images))
         return features if features.ndim == 3 else super().tokens(images)
 
+    def maps(self, images: Tensor, stage: int = -1) -> Tensor:
+        """-> features of every location `[batch, dim, height, width]`: a network's stage, a ViT's patch tokens after a block;
+        -1 is the last. Raises PipelineError where the network has none in between, or no such stage."""
+        try:
+            (found,) = self.backbone.forward_intermediates(
+                self.normalize(images), indices=[stage], norm=True, stop_early=True, intermediates_only=True
+            )
+        except (AttributeError, TypeError, AssertionError, RuntimeError) as error:
+            raise PipelineError(
+                f"{type(self.backbone).__name__} gives no map of features at stage {stage} ({error}): choose another stage, or a "
+                "ResNet, a ConvNeXt or a ViT as encoder.backbone"
+            ) from error
+        return found
+
     def normalize(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
 

@@ -14,6 +14,7 @@ from ssl_pipeline.evaluate.settings_multi_label import MultiLabel
 from ssl_pipeline.evaluate.settings_recommendation import Recommendation
 from ssl_pipeline.evaluate.settings_retrieval import Retrieval
 from ssl_pipeline.evaluate.settings_robustness import Robustness
+from ssl_pipeline.evaluate.settings_segmentation import Segmentation
 from ssl_pipeline.evaluate.settings_translation import Translation
 from ssl_pipeline.evaluate.settings_zero_shot import ZeroShot
 
@@ -28,6 +29,7 @@ EVALUATIONS: tuple[type[EvaluationPart], ...] = (
     ZeroShot,
     Recommendation,
     Detection,
+    Segmentation,
     Translation,
     Forecasting,
 )

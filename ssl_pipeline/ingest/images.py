@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from ssl_pipeline.ingest.item import BadSample
 from ssl_pipeline.ingest.medium import FILE, INT, Sample, ranges
 
+T = TypeVar("T")
 MAX_PIXELS = 100_000_000
 FORMATS = {
     "JPEG": (b"\xff\xd8\xff",),
@@ -65,6 +66,12 @@ def decode(data: bytes, channels: int | None = None) -> Image.Image:
     Alpha is composited on white, 16-bit values are divided by 257. Raises BadSample with the reason; images above 100
     megapixels are refused by their header, before anything is decoded.
     """
+    image = opened(data, lambda image: _eight_bit(_upright(image)))
+    return image if channels is None else image.convert("L" if channels == 1 else "RGB")
+
+
+def opened(data: bytes, then: Callable[[Image.Image], T]) -> T:
+    """What `then` makes of the first frame as it is stored. Raises BadSample with the reason."""
     if not data:
         raise BadSample("empty file")
     looks_like = next((name for name, starts in FORMATS.items() if data.startswith(starts)), None)
@@ -75,7 +82,7 @@ def decode(data: bytes, channels: int | None = None) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadSample(f"oversized: {image.width}x{image.height} pixels, above 100 megapixels")
             image.load()
-            image = _eight_bit(_upright(image))
+            return then(image)
     except BadSample:
         raise
     except Image.DecompressionBombError as error:
@@ -86,17 +93,20 @@ def decode(data: bytes, channels: int | None = None) -> Image.Image:
         raise BadSample(
             f"damaged {looks_like or 'image'}: {' '.join(str(error).split()) or type(error).__name__}"
         ) from error
-    return image if channels is None else image.convert("L" if channels == 1 else "RGB")
 
 
 def to_square(image: Image.Image, side: int, channels: int) -> np.ndarray:
     """uint8 `[channels, side, side]`: the centre square, resized with antialiasing. Same size: the same pixels."""
-    image = image.convert("L" if channels == 1 else "RGB")
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    square = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+    square = centre(image.convert("L" if channels == 1 else "RGB"), side, Image.Resampling.BICUBIC)
     pixels = np.asarray(square, dtype=np.uint8).reshape(side, side, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def centre(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
+    """The centre square, `side` pixels wide."""
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    return image.resize((side, side), resampling, box=(left, top, left + short, top + short))
 
 
 def sample_id(image: Image.Image) -> str:

@@ -11,10 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.ingest import archive, documents, folder, image_text, objects, series_table, table
+from ssl_pipeline.ingest import archive, documents, folder, image_text, masks, objects, series_table, table
 from ssl_pipeline.ingest.item import Item, Reading
+from ssl_pipeline.ingest.source_files import Patterned
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_masks import Masks
 from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
@@ -29,7 +31,7 @@ def read(source: Source, root: Path, split: Split | None = None) -> Reading:
     """The source's items; where it is one recording in time, its splits are made here. Raises PipelineError where it is
     missing or cannot be read as what it is said to be."""
     reading = _read(source, root, split)
-    if isinstance(source, Folder | Archive) and source.pattern:
+    if isinstance(source, Patterned) and source.pattern:
         return replace(reading, items=_named(reading.items, source.pattern))
     return reading
 
@@ -59,6 +61,8 @@ def _read(source: Source, root: Path, split: Split | None) -> Reading:
             return series_table.read(source, located(source.path, root), *shares)
         case Coco() | Voc():
             return objects.read(source, located(source.path, root))
+        case Masks():
+            return masks.read(source, located(source.path, root))
         case Demo():
             return import_module(f"ssl_pipeline.ingest.demo_{source.medium}").read(source.name)
         case InteractionsSource():
@@ -83,7 +87,7 @@ def _traces(source: Source, root: Path) -> Iterator[str]:
         yield f"{source.name} {version}"
         return
     path = located(source.path, root)
-    if isinstance(source, Folder) or (isinstance(source, Coco | Voc) and path.is_dir()):
+    if isinstance(source, Folder) or (isinstance(source, Coco | Voc | Masks) and path.is_dir()):
         for parts, file, _ in folder.walk(path.resolve()):
             yield _trace("/".join(parts), Path(file))
         return

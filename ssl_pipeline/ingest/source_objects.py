@@ -6,12 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ssl_pipeline.part import Part
-
-FilePath = Annotated[str, Field(min_length=1)]
+from ssl_pipeline.ingest.source_files import FilePath, Listed
 
 
-class Objects(Part):
+class Objects(Listed):
     """Images with boxes, in a folder or an archive (zip, tar, tar.gz, never unpacked). Encoders and pretext tasks take them as
     any other images; the boxes travel beside them, for detection. Boxes are in pixels of the image as it is stored upright.
 
@@ -21,13 +19,8 @@ class Objects(Part):
 
     modality: ClassVar[str] = "image"
     medium: ClassVar[str] = "objects"
-    path: FilePath
-    """Relative to the project's root, absolute, or from `~`."""
     images: FilePath | None = None
     """The folder inside the source where images are looked for; by default all of it."""
-    train: FilePath | None = None
-    validation: FilePath | None = None
-    test: FilePath | None = None
     classes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Those there may be, by default whatever occurs: an image with another one is quarantined."""
     group: Annotated[str, Field(pattern=r"^\w[\w-]*(/\w[\w-]*)*$")] | None = None
@@ -35,24 +28,8 @@ class Objects(Part):
     element of its XML file (VOC)."""
 
     @property
-    def named(self) -> dict[str, str]:
-        """Split -> the file that names what is in it."""
-        files = {split: getattr(self, split) for split in ("train", "validation", "test")}
-        return {split: file for split, file in files.items() if file}
-
-    @model_validator(mode="after")
-    def files_differ_and_stay_inside(self) -> Self:
-        for field, value in {
-            **self.named,
-            "images": self.images,
-            "annotations": getattr(self, "annotations", None),
-        }.items():
-            if value and (value.startswith("/") or ".." in value.replace("\\", "/").split("/")):
-                raise ValueError(f"{field} {value!r} leads out of the source: give a path inside it")
-        files = list(self.named.values())
-        if twice := [file for file in files if files.count(file) > 1]:
-            raise ValueError(f"{twice[0]!r} is named for two splits: each needs a file of its own")
-        return self
+    def inside(self) -> dict[str, str | None]:
+        return {**super().inside, "images": self.images, "annotations": getattr(self, "annotations", None)}
 
 
 class Coco(Objects):

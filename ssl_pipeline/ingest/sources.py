@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from ssl_pipeline.ingest.source_files import FilePath, Patterned
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_masks import Masks
 from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.part import Part
 
-FilePath = Annotated[str, Field(min_length=1)]
-"""Relative to the project's root, absolute, or from `~`."""
 
-
-class Files(Part):
+class Files(Patterned):
     """What sources of files, one a sample, have in common."""
 
     path: FilePath
     labels: bool = True
     """False takes no labels from the folders' names; those that name splits still do."""
-    pattern: str | None = None
-    """Regular expression with groups named `label` or `group`, searched in a file's path: `(?P<label>\\d)_(?P<group>[a-z]+)_`
-    reads 7_jackson_3.wav as the digit 7 by the speaker jackson."""
-
-    @field_validator("pattern")
-    @classmethod
-    def names_something(cls, pattern: str | None) -> str | None:
-        if pattern is None:
-            return None
-        try:
-            named = set(re.compile(pattern).groupindex)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        if not named or named - {"label", "group"}:
-            raise ValueError(
-                f"{pattern!r} names {sorted(named) or 'nothing'}: name a part (?P<label>...) or (?P<group>...)"
-            )
-        return pattern
 
 
 class Folder(Files):
@@ -94,9 +74,10 @@ DEMOS = {
     "mnist_5k": "image", "instruments": "audio", "sample_videos": "video", "lee_news": "text", "wikipedia_stems": "text",
     "newsgroups": "text", "movielens_titles": "text", "emoji": "image_text", "movielens_100k": "interactions",
     "smartwatch": "series", "japanese_vowels": "series",
-    "trees": "objects",
+    "trees": "objects", "brain": "masks",
 }  # fmt: skip
-"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`; read by `demo_MEDIUM.py`."""
+"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`, with masks, `masks`; read by
+`demo_MEDIUM.py`."""
 
 
 class Demo(Part):
@@ -111,10 +92,10 @@ class Demo(Part):
 
     @property
     def modality(self) -> str:
-        return "image" if self.medium == "objects" else self.medium
+        return "image" if self.medium in ("objects", "masks") else self.medium
 
 
 Source = Annotated[
-    Folder | Archive | Table | Text | CaptionTable | SeriesTable | InteractionsSource | Coco | Voc | Demo,
+    Folder | Archive | Table | Text | CaptionTable | SeriesTable | InteractionsSource | Coco | Voc | Masks | Demo,
     Field(discriminator="kind"),
 ]

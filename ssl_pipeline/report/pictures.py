@@ -13,6 +13,7 @@ from ssl_pipeline.report.charts import confusion, corruptions, curves, efficienc
 from ssl_pipeline.report.cost import cost
 from ssl_pipeline.report.forecasts import forecasts
 from ssl_pipeline.report.learning import learning
+from ssl_pipeline.report.masks import segmentations
 from ssl_pipeline.report.texts import text_sheet
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "learning",
     "neighbours",
     "projection",
+    "segmentations",
     "sheet",
 ]
 

@@ -18,7 +18,14 @@ WIDTH = 100  # columns of the terminal
 STRONG = ("supervised", "identity alone", "features alone", "features shuffled", "one frame", "shuffled frames")
 """Baselines that train on labels, and controls that keep part of what was learnt. All others are to be beaten: a recipe that is
 not above them has learnt nothing of use."""
-PROBES = {"knn": "kNN", "linear": "linear", "attentive": "attentive", "full": "fine-tuned"}
+PROBES = {
+    "knn": "kNN",
+    "linear": "linear",
+    "attentive": "attentive",
+    "full": "fine-tuned",
+    "mIoU": "mIoU",
+    "pixel accuracy": "pixel accuracy",
+}
 HEADS = {
     "kmeans": "k-means",
     "full": "all items ranked",
@@ -228,7 +235,9 @@ def rows_of(
         if kind in ("classification", "fine_tuning") and measure != "accuracy":
             continue  # a column a metric and shot count would be too many
         shots = shots.replace("pct", "%")
-        if measure != "accuracy":
+        if kind == "segmentation":
+            probe = {"miou": "mIoU"}.get(measure, measure.replace("_", " "))
+        elif measure != "accuracy":
             if re.search(rf"_at_(?!{shown}$)", measure) and probe == "full":
                 continue
             probe, shots = (

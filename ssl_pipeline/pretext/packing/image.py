@@ -4,7 +4,8 @@ Where these arrays would take more than half of the free disk, the files are kep
 are decoded when they are asked for: the same pixels, for more work.
 
 Of images with boxes, the files as they were encoded are kept as well, end to end in SPLIT.originals, and beside them
-SPLIT.objects.parquet: `end` (of a file in there), `height`, `width`, `objects`.
+SPLIT.objects.parquet: `end` (of a file in there), `height`, `width`, `objects`. Of images with masks, these are resized as the
+images are, to masks.SPLIT.npy: uint8 `[n, side, side]`, a class a pixel, 255 where nothing is said; masks.json has their names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ssl_pipeline.ingest.image_masks import class_ids, mask_square
 from ssl_pipeline.ingest.image_objects import OBJECT
 from ssl_pipeline.ingest.images import decode, to_square
 from ssl_pipeline.ingest.shards import SPLITS, rows
@@ -44,6 +46,11 @@ def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
     def pixels_of(row: dict[str, Any]) -> np.ndarray:
         return to_square(decode(row["image"]["bytes"]), side, channels)
 
+    def write_beside(folder: Path, split: str) -> AbstractContextManager[Put]:
+        if "masks" in about:
+            return write_masks(folder, split, about["masks"], (counts[split], side, side))
+        return write_objects(folder, split) if "objects" in about else write_nothing(folder, split)
+
     moments = np.zeros((2, channels))
     size = sum(counts[split] for split in SPLITS) * channels * side**2
     encoded = size > shutil.disk_usage(folder).free * SHARE_OF_DISK
@@ -54,21 +61,21 @@ def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
         index, at = [], 0
         with (
             save(folder, split, (counts[split], channels, side, side)) as put,
-            (write_objects if "objects" in about else write_nothing)(folder, split) as put_objects,
+            write_beside(folder, split) as put_beside,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
             for chunk in chunks_of(rows(tree, split), 64):
                 pixels = np.stack(list(pool.map(pixels_of, chunk)))
                 put(at, pixels, chunk)
-                put_objects(at, pixels, chunk)
+                put_beside(at, pixels, chunk)
                 at += len(chunk)
                 if split == "train":
                     block = pixels.astype(np.float64) / 255
                     moments += block.mean((2, 3)).sum(0), np.square(block).mean((2, 3)).sum(0)
                 index += chunk
                 for row in chunk:
-                    del row["image"]
-                    row.pop("objects", None)
+                    for content in ("image", "objects", "mask"):
+                        row.pop(content, None)
         write_index(folder, split, index)
     mean, square = moments / counts["train"]
     std = np.sqrt(np.maximum(square - mean**2, 1e-4))
@@ -122,3 +129,17 @@ def write_objects(folder: Path, split: str) -> Iterator[Put]:
             writer.write_table(pa.Table.from_pylist(found, schema))
 
         yield put
+
+
+@contextmanager
+def write_masks(folder: Path, split: str, about: dict[str, Any], shape: tuple[int, ...]) -> Iterator[Put]:
+    (folder / "masks.json").write_text(json.dumps(about["classes"]))
+    array = np.lib.format.open_memmap(folder / f"masks.{split}.npy", "w+", np.uint8, shape)
+
+    def put(at: int, pixels: np.ndarray, chunk: list[dict[str, Any]]) -> None:
+        for row, one in enumerate(chunk, at):
+            ids = class_ids(one["mask"]["bytes"], len(about["classes"]), about["ignore"])
+            array[row] = mask_square(ids, shape[1])
+
+    yield put
+    array.flush()
