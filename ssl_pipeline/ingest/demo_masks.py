@@ -30,7 +30,7 @@ VOLUMES = {part: f"mni_icbm152_{part}_tal_nlin_sym_09a_converted.nii.gz" for par
 CLASSES = ("background", "grey matter", "white matter")
 BLOCK, GAP = 6, 3
 """Slices (millimetres) of a block, and between two."""
-SPLITS = ("train", "test", "train", "validation")
+SPLITS = ("test", "train", "validation", "train")
 """Of blocks, in turn from the neck to the crown."""
 LEAST = 0.02
 """Share of a slice that is brain."""
