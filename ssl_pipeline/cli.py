@@ -143,6 +143,28 @@ def up(
     serve(project(), port, mlflow_port, host, say)
 
 
+@app.command()
+def clean(
+    older_than: Annotated[float, typer.Option(min=0, help="Days since it was last used.")] = 7,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only tell.")] = False,
+) -> None:
+    """Delete what no recipe uses and no registered version was made from."""
+    from rich.console import Console
+    from rich.filesize import decimal
+
+    from ssl_pipeline import clean as cleaning
+
+    here = project()
+    found = cleaning.leftovers(here, older_than)
+    if found:
+        Console(width=None if sys.stdout.isatty() else 110).print(cleaning.table(found, here.store.root))
+    gone = list(cleaning.remove(here.store, found)) if yes else []
+    total = decimal(sum(one.bytes for one in (gone if yes else found)))
+    print(f"deleted {total}" if yes else f"{total} may go" + (": ssl-pipeline clean --yes deletes it" if found else ""))
+    if cleaning.at_work(here.store):
+        print("a stage is being computed: finished stages stay until it is done")
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
@@ -180,8 +202,7 @@ def digest(here: Project, dataset: str) -> str | None:
 
 def champion(here: Project, model: str) -> int | None:
     """The champion's version. No MLflow is started, and no database made, only to hear that there is none."""
-    database = here.tracking_uri.removeprefix("sqlite:///")
-    if database != here.tracking_uri and not Path(database).exists():
+    if not here.has_tracking:
         return None
     from ssl_pipeline import tracking
 

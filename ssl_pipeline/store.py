@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,11 @@ class Store:
         """
         key = self.key(stage, config, inputs, code_version)
         if done := self.get(stage, key):
-            return done
+            return used(done)
         final, partial = self.root / stage / key, self.root / stage / f"{key}.partial"
         with explain_disk_errors(self.root), self.lock(f"{stage}-{key}", on_wait):
             if done := self.get(stage, key):  # made by the process we waited for
-                return done
+                return used(done)
             if partial.exists() and not resumable:
                 shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
@@ -142,6 +142,22 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def used(stage: Stage) -> Stage:
+    """Dates the stage's record: `ssl-pipeline clean` counts the days since it was last used."""
+    with suppress(OSError):
+        os.utime(stage.path / "stage.json")
+    return stage
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what goes away meanwhile does not count."""
+    total = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            total += file.lstat().st_size if not file.is_dir() else 0
+    return total
 
 
 def write_json(path: Path, value: Any) -> None:
