@@ -127,7 +127,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
                     tracker.log_curve(run_id, [curve_of(row) for row in new])
                     show(new[-1])
 
-                summary = launch.run(recipe, pack, folder, follow, start.path if start else None)
+                summary = launch.run(recipe, pack, folder, follow, start.path if start else None, say)
             curve = [curve_of(rows[step]) for step in sorted(rows)]
             (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
             tracker.log_files(run_id, [folder / "curves.png", labels.path / "sheet.png"], "pictures")

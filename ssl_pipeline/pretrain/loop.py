@@ -40,7 +40,8 @@ from ssl_pipeline.pretrain.compute import (
 from ssl_pipeline.pretrain.data import Samples, label_batches
 from ssl_pipeline.pretrain.diagnostics import Alarm, Clock, describe, effective_rank, embedding_std
 from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spread
-from ssl_pipeline.recipe import Pretrain, Recipe
+from ssl_pipeline.pretrain.memory import whole_batch
+from ssl_pipeline.recipe import Recipe
 
 Row = dict[str, float]
 
@@ -57,11 +58,13 @@ def pretrain(
     stop_requested: Callable[[], bool] = lambda: False,
     group: Group | None = None,
     start_from: Path | None = None,
+    accumulate: int | None = None,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Trains, resuming from `checkpoints` where it holds any; `log` gets a row of the curves every few steps (in the
     first process of the group; the others' rows say less).
 
-    `start_from` is the folder of the encoder to go on from, where it is not a fresh one.
+    `start_from` is the folder of the encoder to go on from, where it is not a fresh one. `accumulate` cuts each batch into more
+    pieces than the recipe says, where memory was too small; the batch itself stays.
 
     Returns the last step's encoder, in evaluation mode, and a summary. Raises Interrupted after a checkpoint once
     `stop_requested`, TrainingAlarm on collapse or NaN.
@@ -80,6 +83,9 @@ def pretrain(
         Samples(trained_on(task, pack, split), device, group.world) for split in ("train", "validation")
     )
     batch_size = whole_batch(settings, len(train), group.world)
+    at_once = min(settings.batch_size, len(validation))  # samples, in validation
+    at_once = max(min(2, at_once), at_once // (accumulate or 1))
+    settings = settings.model_copy(update={"accumulate": accumulate or settings.accumulate})
     steps_per_epoch = len(train) // batch_size
     total = settings.epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
@@ -156,15 +162,15 @@ def pretrain(
                 if stop:
                     group.agree(True)  # torchrun ends all processes when the first one leaves: not before it is saved
                     raise Interrupted(f"stopped at step {step} of {total}")
-        final = validate(recipe, objective, validation, autocast, group)
+        final = validate(recipe, objective, validation, autocast, group, at_once)
         log({"step": step, "epoch": epoch + 1, "total_steps": total} | {f"validation/{k}": v for k, v in final.items()})
 
-    final = final or validate(recipe, objective, validation, autocast, group)
+    final = final or validate(recipe, objective, validation, autocast, group, at_once)
     summary = {
         "epochs": settings.epochs,
         "steps": total,
         "final_loss": final["loss"],
-        "collapse_loss": task.collapse_loss(min(batch_size, len(validation))),
+        "collapse_loss": task.collapse_loss(min(batch_size, at_once)),
         "effective_rank": final["effective_rank"],
         "embedding_std": final["embedding_std"],
         "encoder_passes": total * batch_size * task.encoder_passes,
@@ -172,6 +178,7 @@ def pretrain(
         "precision": precision_name(settings, device),
         "device": str(device),
         "processes": group.world,
+        "accumulate_used": settings.accumulate,
         "samples": train.tier,
         "compiled": compiled,
     }
@@ -208,12 +215,13 @@ def plans(recipe: Recipe, samples: int, first: int, device: torch.device) -> Ite
 
 
 @torch.no_grad()
-def validate(recipe: Recipe, objective: Objective, samples: Samples, autocast: Any, group: Group) -> dict[str, float]:
+def validate(
+    recipe: Recipe, objective: Objective, samples: Samples, autocast: Any, group: Group, batch_size: int
+) -> dict[str, float]:
     """The pretext task on the validation split with labels that never change: mean loss and the task's other scalars
     over whole batches, and the embeddings' spread. Processes take turns at the batches, so their number changes nothing."""
     objective.eval()
     seed = recipe.pretrain.seed
-    batch_size = min(recipe.pretrain.batch_size, len(samples))
     turns = 1 if recipe.pretrain.shard else group.world  # sharded weights meet only where all work on the same batch
     labels = draw(recipe.pretext, recipe.encoder, len(samples), seed, "validation", VALIDATION)
     # a source is often sorted by class, and batches of one class would ask another question than training does
@@ -235,12 +243,6 @@ def validate(recipe: Recipe, objective: Objective, samples: Samples, autocast: A
     means |= recipe.pretext.derived(means)
     embedding = torch.cat([part for _, parts in gathered for part in parts])[:2048]
     return means | {"embedding_std": embedding_std(embedding), "effective_rank": effective_rank(embedding)}
-
-
-def whole_batch(settings: Pretrain, samples: int, processes: int) -> int:
-    """Samples a step: the recipe's, or what a small split holds, in pieces of one size for every process."""
-    pieces = settings.accumulate * processes
-    return min(settings.batch_size, samples // pieces * pieces)
 
 
 def schedule(step: int, warmup: int, total: int) -> float:
