@@ -9,7 +9,6 @@ version that was cleaned away here comes back from DVC, and any other stage is c
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 import time
@@ -24,12 +23,11 @@ from filelock import FileLock, Timeout
 
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
-from ssl_pipeline.store import Store, explain_disk_errors, size
+from ssl_pipeline.store import KEY, Store, explain_disk_errors, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-KEY = re.compile(r"[0-9a-f]{16}")
 DAY = 24 * 3600
 
 

@@ -165,6 +165,22 @@ def clean(
         print("a stage is being computed: finished stages stay until it is done")
 
 
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Is everything in place? What is broken is named with its cure, and the exit status is 1."""
+    from rich.console import Console
+
+    from ssl_pipeline import doctor as checks
+
+    with nothing_on_stdout(as_json) as stdout:
+        found = checks.examine(project())
+        if as_json:
+            print(checks.as_json(found), file=stdout, flush=True)
+        else:
+            Console(width=None if sys.stdout.isatty() else 160).print(checks.table(found))
+    raise typer.Exit(0 if checks.healthy(found) else 1)
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 

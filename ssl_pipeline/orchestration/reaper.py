@@ -12,12 +12,17 @@ UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dags
 def reap(instance: dg.DagsterInstance) -> list[str]:
     """Marks dead runs as failed, gives their turns back, and returns their ids."""
     reaped = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        if is_dead(instance, run.run_id):
-            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            reaped.append(run.run_id)
+    for run in dead(instance):
+        instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        reaped.append(run.run_id)
     return reaped
+
+
+def dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Runs that are recorded as going on and whose process is gone."""
+    going_on = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    return [run for run in going_on if is_dead(instance, run.run_id)]
 
 
 def is_dead(instance: dg.DagsterInstance, run_id: str) -> bool:
