@@ -128,7 +128,9 @@ def recipes(project: Project) -> list[Finding]:
     from ssl_pipeline.orchestration.defs_folder import files
     from ssl_pipeline.part import PipelineError
 
-    datasets, found, broken = [], [], []
+    datasets: list[Any] = []
+    found: list[Any] = []
+    broken: list[Finding] = []
     for file in files(project):
         try:
             more_datasets, more = recipe.load(file)
@@ -160,7 +162,7 @@ def store_writable(project: Project) -> Finding:
 
 def disk_space(project: Project) -> Finding:
     """Beside what a stage asks for when it starts: twice the largest dataset or pack; and the last training once more."""
-    free, sizes = disk.free(project.store.root), {}
+    free, sizes = disk.free(project.store.root), dict[str, int]()
     for name in ("dataset", "pack"):
         sizes |= {f"{name} {one.key}": size(one.path) for one in project.store.finished(name)}
     largest = max(sizes, key=lambda name: sizes[name], default=None)

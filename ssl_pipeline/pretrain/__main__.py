@@ -75,14 +75,15 @@ def main(folder: Path) -> int:
 
 
 def watch(launcher: dict[str, float], stop: threading.Event) -> None:
-    """Asks for a stop once the process that started the training is gone, however it went."""
+    """Asks for a stop once the process that started the training is gone, however it went, or the torchrun between them."""
+    parent = os.getppid()
     while not stop.wait(1):
         try:
             process = psutil.Process(int(launcher["pid"]))
             gone = process.create_time() != launcher["created"] or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             gone = True
-        if gone:
+        if gone or os.getppid() != parent:
             stop.set()
 
 

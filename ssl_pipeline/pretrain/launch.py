@@ -103,20 +103,25 @@ def tell(curves: Tail, on_rows: Callable[[list[dict[str, float]]], None]) -> Non
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """TERM to the processes that train, so that they write a checkpoint; then KILL to all there are. torchrun gives each
-    of its workers a session of its own, which a signal to the child's group does not reach."""
+    """TERM to the processes that train, so that they write a checkpoint; then KILL to all there are, at once where a second
+    Ctrl-C does not wait. torchrun gives each of its workers a session of its own, which a signal to the child's group does
+    not reach."""
     if child.poll() is not None:
         return
     family = [psutil.Process(child.pid)]
     family += family[0].children(recursive=True)
     for one in [p for p in family if p.ppid() == child.pid and "ssl_pipeline.pretrain" in words(p)] or family[:1]:
         one.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(PATIENCE_SECONDS)
-    for one in family:
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE_SECONDS)
+    finally:
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    child.wait()
+            family += family[0].children(recursive=True)  # started since
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        child.wait()
 
 
 def words(process: psutil.Process) -> list[str]:
