@@ -124,7 +124,7 @@ def test_those_that_train_do_not_outlive_torchrun(make_recipe, digits_pack, tmp_
 
     def kill_torchrun(rows):
         if not workers:
-            (torchrun,) = psutil.Process().children()
+            (torchrun,) = [p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline()]
             workers.extend(torchrun.children())
             torchrun.kill()
 
