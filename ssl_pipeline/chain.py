@@ -26,6 +26,7 @@ from ssl_pipeline.store import Stage
 
 if TYPE_CHECKING:
     from ssl_pipeline.pretext.pack import Pack
+    from ssl_pipeline.pretrain.plan import Plan
 
 # imported when a stage runs: loading recipes must not import torch, MLflow or DVC
 encoders = late("ssl_pipeline.encoders.encoder")
@@ -132,9 +133,8 @@ def train(
                     curves.add(new)
                     show(new[-1])
 
-                summary = launch.run(
-                    recipe, pack, folder, follow, begun and start(project, recipe, begun, pack, say), steps
-                )
+                plan = launch.Plan(steps=steps) if begun is None else going_on(project, recipe, begun, pack, say)
+                summary = launch.run(recipe, pack, folder, follow, plan, say)
             curve = curves.rows()
             (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
             curves.finish([folder / "curves.png", labels.path / "sheet.png"])
@@ -185,14 +185,14 @@ def begun_from(project: Project, trained: Stage) -> Stage | None:
     return made_from(project, trained, "start_from") if "start_from" in trained.summary["made_from"] else None
 
 
-def start(project: Project, recipe: Recipe, begun: Stage, pack: Pack, say: Say) -> Any:
+def going_on(project: Project, recipe: Recipe, begun: Stage, pack: Pack, say: Say) -> Plan:
     """With a warm start, the samples that the encoder has not seen are told from those to replay."""
     if not recipe.retrain.warm_start:
-        return launch.Start(begun.path)
+        return launch.Plan(begun.path)
     digest = begun.summary["made_from"]["dataset"]
     seen = dataset_of(project, digest) or restored(project, recipe.dataset, digest, say)
     known = {row["sample_id"] for row in shards.rows(seen.path / "tree", "train", ["sample_id"])}
-    return launch.Start(begun.path, (~pack.index("train")["sample_id"].isin(known)).to_numpy().nonzero()[0])
+    return launch.Plan(begun.path, (~pack.index("train")["sample_id"].isin(known)).to_numpy().nonzero()[0])
 
 
 def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:

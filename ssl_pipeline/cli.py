@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from ssl_pipeline.commands import models
+from ssl_pipeline.commands import models, operate
 from ssl_pipeline.commands.shell import AsJson, nothing_on_stdout, project, say
 from ssl_pipeline.part import PipelineError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(models.app)
+app.add_typer(operate.app)
 
 DEMO = ["digits_rotation", "digits_inpainting", "digits_simclr"]
 
@@ -170,8 +171,7 @@ def digest(here: Project, dataset: str) -> str | None:
 
 def champion(here: Project, model: str) -> int | None:
     """The champion's version. No MLflow is started, and no database made, only to hear that there is none."""
-    database = here.tracking_uri.removeprefix("sqlite:///")
-    if database != here.tracking_uri and not Path(database).exists():
+    if not here.has_tracking:
         return None
     from ssl_pipeline import tracking
 

@@ -60,8 +60,8 @@ def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
         pack = chain.prepared(project, recipe, trained)[1]
         with tempfile.TemporaryDirectory() as folder:
             begun = chain.begun_from(project, trained)
-            start = chain.start(project, recipe, begun, pack, say) if begun else None
-            launch.run(recipe, pack, Path(folder), lambda rows: None, start)
+            plan = chain.going_on(project, recipe, begun, pack, say) if begun else None
+            launch.run(recipe, pack, Path(folder), lambda rows: None, plan, say)
             again = Path(folder, WEIGHTS)
             if sha256(again) == sha256(registered):
                 return f"weights     the same, bit for bit: SHA-256 {sha256(again)}"

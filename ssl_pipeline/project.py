@@ -44,6 +44,12 @@ class Project:
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.store.root / 'mlflow' / 'mlflow.db'}"
 
     @property
+    def has_tracking(self) -> bool:
+        """Whether there may be runs: a SQLite file is made by the first one, and not by asking."""
+        database = self.tracking_uri.removeprefix("sqlite:///")
+        return database == self.tracking_uri or Path(database).exists()
+
+    @property
     def artifacts(self) -> Path:
         """Where MLflow keeps files when the tracking URI is the local one."""
         return self.store.root / "mlflow" / "artifacts"

@@ -14,17 +14,21 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssl_pipeline import disk
 from ssl_pipeline.part import PipelineError
+
+KEY = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,19 @@ class Store:
         `write` fills a folder that nobody else sees and returns a summary (JSON). Another process at the same key waits
         and then reuses. With `resumable`, the folder of an interrupted attempt is handed to `write` again as it was left.
 
-        Raises PipelineError where the disk is full or not writable; finished stages stay as they were.
+        Raises PipelineError where the disk is full, or too full to start (`disk.py`), or not writable; finished stages stay
+        as they were.
         """
         key = self.key(stage, config, inputs, code_version)
         if done := self.get(stage, key):
-            return done
+            return used(done)
         final, partial = self.root / stage / key, self.root / stage / f"{key}.partial"
         with explain_disk_errors(self.root), self.lock(f"{stage}-{key}", on_wait):
             if done := self.get(stage, key):  # made by the process we waited for
-                return done
+                return used(done)
             if partial.exists() and not resumable:
                 shutil.rmtree(partial)
+            disk.refuse_full(self.root, stage, self.largest(inputs))
             partial.mkdir(parents=True, exist_ok=True)
             started = time.time()
             try:
@@ -89,7 +95,7 @@ class Store:
                 raise
             record = {
                 "stage": stage, "key": key, "config": config, "inputs": inputs, "code_version": code_version,
-                "summary": summary, "started": started, "seconds": round(time.time() - started, 3),
+                "summary": summary, "started": started, "seconds": round(time.time() - started, 3), "bytes": size(partial),
             }  # fmt: skip
             for path in partial.rglob("*"):
                 fsync(path)
@@ -106,6 +112,20 @@ class Store:
         except FileNotFoundError:
             return None
         return Stage(stage, key, path, record["summary"], reused=True, config=record["config"])
+
+    def largest(self, inputs: dict[str, str]) -> int:
+        """Bytes of the largest stage among these; what is no stage's key or digest does not count."""
+        names = {name for value in inputs.values() for name in value.split(",")}
+        found = [one.path for one in self.finished("dataset") if one.summary.get("digest") in names]
+        found += [
+            file.parent for name in names if KEY.fullmatch(name) for file in self.root.glob(f"*/{name}/stage.json")
+        ]
+        return max((self.bytes_of(path) for path in found), default=0)
+
+    def bytes_of(self, path: Path) -> int:
+        """Of a finished stage's files, as its record says."""
+        record = json.loads((path / "stage.json").read_text())
+        return int(record.get("bytes") or size(path))
 
     def finished(self, stage: str) -> Iterator[Stage]:
         """All finished folders of a stage."""
@@ -142,6 +162,22 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def used(stage: Stage) -> Stage:
+    """Dates the stage's record: `ssl-pipeline clean` counts the days since it was last used."""
+    with suppress(OSError):
+        os.utime(stage.path / "stage.json")
+    return stage
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what goes away meanwhile does not count."""
+    total = 0
+    for file in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            total += file.lstat().st_size if not file.is_dir() else 0
+    return total
 
 
 def write_json(path: Path, value: Any) -> None:

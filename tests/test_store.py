@@ -42,6 +42,28 @@ def test_a_failed_stage_is_invisible_and_the_last_good_one_stays(tmp_path):
     assert [p.name for p in (tmp_path / "stage").iterdir()] == [store.current("cats", "stage").key]
 
 
+@pytest.mark.parametrize(
+    ("largest", "least", "words"), [(6, "1", "twice its largest input of"), (0, "20", "the least that")]
+)
+def test_a_stage_that_may_not_have_room_does_not_start(largest, least, words, tmp_path, monkeypatch):
+    """On a disk with 10 kB free: the input is read off the store, by key or by a dataset's digest."""
+    store, made, digest = Store(tmp_path), [], "0" * 32 + ".dir"
+    monkeypatch.setenv("SSL_PIPELINE_FREE_GB", "0")
+    data = store.build(
+        "dataset", {}, {"source": "s"}, "1", lambda f: (f / "x").write_bytes(bytes(6000)) and {"digest": digest}
+    )
+    pack = store.build("pack", {}, {}, "1", lambda f: (f / "x").write_bytes(bytes(4000)) and {})
+    assert store.largest({"a": digest}) == 6000 and store.largest({"a": f"{pack.key},{data.key}"}) == 6000
+    monkeypatch.setattr("ssl_pipeline.disk.free", lambda path: 10_000)
+    monkeypatch.setenv("SSL_PIPELINE_FREE_GB", str(float(least) * 1e-6))
+    inputs = {"dataset": digest} if largest else {"pack": pack.key}
+    with pytest.raises(PipelineError, match=rf"features: 0\.00 GB are free in .*{words}.*ssl-pipeline clean"):
+        store.build("features", {}, inputs, "1", lambda folder: made.append(1) or {})
+    assert not made
+    assert store.build("features", {}, {"pack": "e" * 16}, "1", lambda folder: {}).reused is False if largest else True
+    assert store.build("pack", {}, {}, "1", lambda folder: made.append(1) or {}).reused  # what is there needs no room
+
+
 def test_a_store_that_cannot_be_written_is_named_with_its_cure():
     if not Path("/sys/kernel").is_dir():
         pytest.skip("needs a file system that even root cannot write, such as /sys")

@@ -35,16 +35,19 @@ def has_own(project: Project) -> bool:
     return folder.is_dir() and folder != PACKAGED
 
 
+def files(project: Project) -> list[Path]:
+    """Every defs.yaml of the project, or of this package where the project has none of its own."""
+    return sorted((defs_folder(project) if has_own(project) else PACKAGED).rglob("defs.yaml"))
+
+
 def load_all(project: Project) -> tuple[list[recipe.Dataset], list[recipe.Recipe]]:
     """Every dataset and recipe of the project, or of this package where the project has none of its own.
 
     Raises PipelineError naming the file and the field that is wrong.
     """
-    folder = defs_folder(project) if has_own(project) else PACKAGED
-    files = sorted(folder.rglob("defs.yaml"))
     datasets: list[recipe.Dataset] = []
     recipes: list[recipe.Recipe] = []
-    for file in files:
+    for file in files(project):
         more_datasets, more_recipes = recipe.load(file)
         datasets += more_datasets
         recipes += more_recipes

@@ -16,14 +16,19 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
     """Marks dead runs as failed, gives their turns back, and returns their ids. Those that were not being cancelled are tried again
     by Dagster's daemon, and go on from the last checkpoint."""
     reaped = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        if is_dead(instance, run.run_id):
-            if run.remote_job_origin and run.status != dg.DagsterRunStatus.CANCELING:
-                instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(MOST_ATTEMPTS)})
-            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            reaped.append(run.run_id)
+    for run in dead(instance):
+        if run.remote_job_origin and run.status != dg.DagsterRunStatus.CANCELING:
+            instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(MOST_ATTEMPTS)})
+        instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        reaped.append(run.run_id)
     return reaped
+
+
+def dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Runs that are recorded as going on and whose process is gone."""
+    going_on = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    return [run for run in going_on if is_dead(instance, run.run_id)]
 
 
 def is_dead(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -39,6 +39,7 @@ class DINO(JointEmbedding):
     task: Literal["dino"] = "dino"
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     image_views: ClassVar[Views] = Views(min_scale=0.4, solarize=0.1)
+    compares_samples: ClassVar[bool] = True
     local_views: Views = Views(min_scale=0.05, max_scale=0.4)
     locals_per_image: int = Field(4, ge=0)
     local_size: int | None = Field(None, ge=8)

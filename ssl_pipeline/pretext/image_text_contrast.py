@@ -25,6 +25,7 @@ class ImageTextContrast(PretextTask):
 
     kinds: ClassVar[tuple[str, ...]] = ("image_text",)
     encoder_passes: ClassVar[int] = 1
+    compares_samples: ClassVar[bool] = True
     """And as many through the text tower."""
     views: Views = Views(min_scale=0.5, color=0.2, flip=False, blur=False)
     """What happens to the image. Captions name colours and directions, so these are changed little or not at all; `flip: true`

@@ -8,7 +8,7 @@ statistic  N int |1/N sum_n exp(i t x_n) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt, by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,7 @@ class LeJEPA(JointEmbedding):
     """Agreement of views under a Gaussian prior."""
 
     task: Literal["lejepa"] = "lejepa"
+    compares_samples: ClassVar[bool] = True
     projection_dim: int = Field(64, ge=2)
     hidden_dim: int = Field(512, ge=2)
     weight: float = Field(0.05, gt=0, lt=1)

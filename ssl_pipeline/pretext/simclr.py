@@ -7,7 +7,7 @@ l(i, j) = -log( exp(sim(z_i, z_j) / t) / sum_{k != i} exp(sim(z_i, z_k) / t) ), 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ class SimCLR(JointEmbedding):
     """Contrastive learning on pairs of views."""
 
     task: Literal["simclr"] = "simclr"
+    compares_samples: ClassVar[bool] = True
     temperature: float = Field(0.2, gt=0)
     projection_dim: int = Field(128, ge=2)
 

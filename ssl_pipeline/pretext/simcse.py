@@ -34,6 +34,7 @@ class SimCSE(PretextTask):
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     trains_on: ClassVar[Literal["rows", "samples"]] = "samples"
     encoder_passes: ClassVar[int] = 2
+    compares_samples: ClassVar[bool] = True
     temperature: float = Field(0.05, gt=0)
 
     def fitted(self, encoder: Any) -> Self:

@@ -32,6 +32,8 @@ class PretextTask(Part):
     """`rows` are the pack's training rows, such as blocks of text, where it has any; `samples` are the samples themselves."""
     keeps_head: ClassVar[bool] = False
     """Its head is kept beside the encoder, so that the task itself can be measured on the test split."""
+    compares_samples: ClassVar[bool] = False
+    """Its loss compares the samples of a batch, or takes moments of them: in pieces (`accumulate`) it is another loss."""
     encoder_passes: ClassVar[int]
     """How many samples the encoder sees for one source sample: the unit in which budgets are compared."""
 

@@ -31,6 +31,7 @@ class TextCrops(PretextTask):
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     trains_on: ClassVar[Literal["rows", "samples"]] = "samples"
     encoder_passes: ClassVar[int] = 2
+    compares_samples: ClassVar[bool] = True
     temperature: float = Field(0.1, gt=0)
     min_share: float = Field(0.1, gt=0, le=1)
     """Of a document's tokens, in its shortest span; spans may overlap. Short ones ask for the topic instead of the words."""

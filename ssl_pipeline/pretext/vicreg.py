@@ -7,7 +7,7 @@ v(z) = mean_d max(0, 1 - sqrt(var z_d + 1e-4)),  c(z) = 1/D sum_{i != j} cov(z)_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ class VICReg(JointEmbedding):
     """Agreement without negatives, against collapse by the spread of the batch."""
 
     task: Literal["vicreg"] = "vicreg"
+    compares_samples: ClassVar[bool] = True
     expander_dim: int = Field(1024, ge=2)
     """Width of the expander's layers; 8192 in the paper."""
     invariance: float = Field(25.0, ge=0)

@@ -33,17 +33,16 @@ def main(folder: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
     threading.Thread(target=watch, args=(job["launcher"], stop), daemon=True).start()
 
-    import numpy as np
-    import torch
-
     from ssl_pipeline.encoders import encoder as encoders
     from ssl_pipeline.pretext.pack import Pack
     from ssl_pipeline.pretrain.distributed import Group
-    from ssl_pipeline.pretrain.launch import FRESH
     from ssl_pipeline.pretrain.loop import Interrupted, Row, pretrain
+    from ssl_pipeline.pretrain.memory import is_full, more_pieces
+    from ssl_pipeline.pretrain.plan import Plan
     from ssl_pipeline.recipe import Recipe
 
     first = os.environ.get("RANK", "0") == "0"
+    recipe, packed = Recipe.model_validate(job["recipe"]), Pack(Path(job["pack"]["path"]), job["pack"]["facts"])
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(explain_disk_errors(folder))
@@ -57,14 +56,9 @@ def main(folder: Path) -> int:
                     metrics.write(json.dumps(row | {"time": time.time()}).encode() + b"\n")
                     metrics.flush()
 
-            recipe, pack = Recipe.model_validate(job["recipe"]), job["pack"]
             group = Group.join(recipe.pretrain)
-            packed = Pack(Path(pack["path"]), pack["facts"])
-            start = Path(job["start"]) if job["start"] else None
-            fresh = torch.from_numpy(np.load(folder / FRESH)) if job["fresh"] else None
-            encoder, summary = pretrain(
-                recipe, packed, folder / "checkpoints", log, stop.is_set, group, start, fresh, job["steps"]
-            )
+            plan = Plan.read(job["plan"], folder)
+            encoder, summary = pretrain(recipe, packed, folder / "checkpoints", log, stop.is_set, group, plan)
             group.leave()
             if first:
                 encoders.save(encoder, recipe.encoder, packed.facts, folder)
@@ -74,34 +68,36 @@ def main(folder: Path) -> int:
     except Exception as error:
         traceback.print_exc()
         if not (folder / "failure.json").exists():  # of several processes, the first to fail knows why
-            write_json(folder / "failure.json", {"cause": explain(error)})
+            now = job["accumulate"] or recipe.pretrain.accumulate
+            pieces = more_pieces(recipe, packed, now) if is_full(error) else None
+            write_json(folder / "failure.json", {"cause": explain(error), "accumulate": pieces})
         return FAILED
     return 0
 
 
 def watch(launcher: dict[str, float], stop: threading.Event) -> None:
-    """Asks for a stop once the process that started the training is gone, however it went."""
+    """Asks for a stop once the process that started the training is gone, however it went, or the torchrun between them."""
+    parent = os.getppid()
     while not stop.wait(1):
         try:
             process = psutil.Process(int(launcher["pid"]))
             gone = process.create_time() != launcher["created"] or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             gone = True
-        if gone:
+        if gone or os.getppid() != parent:
             stop.set()
 
 
 def explain(error: Exception) -> str:
     """In a sentence, with the cure where there is one."""
-    from torch import OutOfMemoryError
-
     from ssl_pipeline.pretrain.diagnostics import TrainingAlarm
+    from ssl_pipeline.pretrain.memory import is_full
 
     if isinstance(error, (TrainingAlarm, PipelineError)):
         return str(error)
     said = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OutOfMemoryError):
-        return f"the GPU's memory is full: lower pretrain.batch_size or raise pretrain.accumulate ({said})"
+    if is_full(error):
+        return f"memory is full, however small the pieces of a batch: lower pretrain.batch_size or use a smaller encoder ({said})"
     return said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
 
 

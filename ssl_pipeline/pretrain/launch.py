@@ -15,30 +15,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext.pack import Pack
+from ssl_pipeline.pretrain.plan import Plan
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.store import write_json
 
-FRESH = "fresh.npy"
 PATIENCE_SECONDS = 60
 """What the child gets to write its checkpoint after TERM, before KILL."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """An encoder to go on from."""
-
-    folder: Path
-    fresh: np.ndarray | None = None
-    """Rows of the training split that it has not seen, where the others are to be replayed: int64 `[n]`."""
 
 
 def run(
@@ -46,29 +36,44 @@ def run(
     pack: Pack,
     folder: Path,
     on_rows: Callable[[list[dict[str, float]]], None],
-    start: Start | None = None,
-    steps: int | None = None,
+    plan: Plan | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Trains in a child process, or in `pretrain.processes` of them under torchrun; `on_rows` gets new rows of the curves
-    as they come (first all of an earlier attempt's). `start` is what to go on from; `steps` are trained instead of the
-    recipe's epochs.
+    as they come (first all of an earlier attempt's).
+
+    Where memory is full it goes on from the last checkpoint with each batch in more pieces, which it says, and the summary:
+    `accumulate_used`. Nothing of that is remembered: an interrupted training is tried again as the recipe has it.
 
     Returns the summary. Raises PipelineError with the cause where training stopped itself or died; whatever ends this
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
     """
+    curves, plan = Tail(folder / "metrics.jsonl"), plan or Plan()
+    while True:
+        returncode, printed = attempt(recipe, pack, folder, lambda: tell(curves, on_rows), plan)
+        if returncode == 0:
+            return json.loads((folder / "summary.json").read_text())
+        pieces = failure(folder).get("accumulate") if died_of(folder, returncode, printed) > 0 else None
+        if pieces is None:
+            raise PipelineError(f"recipe {recipe.name!r}: {cause(folder, returncode, printed)}")
+        plan = replace(plan, accumulate=pieces)
+        from ssl_pipeline.pretrain.memory import told  # imports torch
+
+        say(f"recipe {recipe.name!r}: {told(recipe, pieces)}")
+
+
+def attempt(recipe: Recipe, pack: Pack, folder: Path, poll: Callable[[], None], plan: Plan) -> tuple[int, int]:
+    """One child from its start to its end, `poll` called meanwhile; returns its status, and the byte of the log where what it
+    printed begins."""
     (folder / "failure.json").unlink(missing_ok=True)
     packed = {"path": str(pack.path), "facts": pack.facts}
     me = {"pid": os.getpid(), "created": psutil.Process().create_time()}
     job = {
         "recipe": recipe.model_dump(mode="json"),
         "pack": packed,
-        "start": str(start.folder) if start else None,
-        "fresh": start is not None and start.fresh is not None,
-        "steps": steps,
+        "plan": plan.write(folder),
         "launcher": me,
     }
-    if start and start.fresh is not None:
-        np.save(folder / FRESH, start.fresh)
     write_json(folder / "job.json", job)
     processes, environment = recipe.pretrain.processes, dict(os.environ)
     torchrun = (
@@ -82,36 +87,41 @@ def run(
             [sys.executable, *torchrun, "-m", "ssl_pipeline.pretrain", str(folder)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment,
         )  # fmt: skip
-    curves = Tail(folder / "metrics.jsonl")
     try:
         while child.poll() is None:
             time.sleep(0.2)
-            if rows := curves.read():
-                on_rows(rows)
-        if rows := curves.read():
-            on_rows(rows)
+            poll()
+        poll()
     finally:
         end(child)
-    if child.returncode == 0:
-        return json.loads((folder / "summary.json").read_text())
-    raise PipelineError(f"recipe {recipe.name!r}: {cause(folder, child.returncode, printed)}")
+    return child.returncode, printed
+
+
+def tell(curves: Tail, on_rows: Callable[[list[dict[str, float]]], None]) -> None:
+    if rows := curves.read():
+        on_rows(rows)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """TERM to the processes that train, so that they write a checkpoint; then KILL to all there are. torchrun gives each
-    of its workers a session of its own, which a signal to the child's group does not reach."""
+    """TERM to the processes that train, so that they write a checkpoint; then KILL to all there are, at once where a second
+    Ctrl-C does not wait. torchrun gives each of its workers a session of its own, which a signal to the child's group does
+    not reach."""
     if child.poll() is not None:
         return
     family = [psutil.Process(child.pid)]
     family += family[0].children(recursive=True)
     for one in [p for p in family if p.ppid() == child.pid and "ssl_pipeline.pretrain" in words(p)] or family[:1]:
         one.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(PATIENCE_SECONDS)
-    for one in family:
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE_SECONDS)
+    finally:
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    child.wait()
+            family += family[0].children(recursive=True)  # started since
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        child.wait()
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -123,17 +133,33 @@ def words(process: psutil.Process) -> list[str]:
 
 def cause(folder: Path, returncode: int, printed: int = 0) -> str:
     """Why the child failed, in a sentence; what it printed begins at that byte of the log."""
-    log = (folder / "train.log").read_bytes()[printed:].decode(errors="replace")
-    if worker := re.search(r"Root Cause.*?exitcode\s*:\s*(-?\d+)", log, re.DOTALL):  # torchrun's report
-        returncode = int(worker[1])
+    returncode = died_of(folder, returncode, printed)
     if returncode < 0:  # before what the others say, who only saw a connection end
         name = signal.Signals(-returncode).name
         hint = "out of memory? lower pretrain.batch_size; " if name == "SIGKILL" else ""
         return f"training was killed by {name}; {hint}run again to go on from the last checkpoint"
-    if (failure := folder / "failure.json").exists():
-        return json.loads(failure.read_text())["cause"]
-    last = log.strip().splitlines()[-1:] or ["nothing was printed"]
+    if known := failure(folder):
+        return known["cause"]
+    last = log_from(folder, printed).strip().splitlines()[-1:] or ["nothing was printed"]
     return f"training ended with status {returncode}: {last[0]} (all of it: {folder / 'train.log'})"
+
+
+def died_of(folder: Path, returncode: int, printed: int) -> int:
+    """The status of the process that failed first, negative where a signal killed it."""
+    worker = re.search(
+        r"Root Cause.*?exitcode\s*:\s*(-?\d+)", log_from(folder, printed), re.DOTALL
+    )  # torchrun's report
+    return int(worker[1]) if worker else returncode
+
+
+def failure(folder: Path) -> dict[str, Any]:
+    """What the child wrote of it: its `cause`, and into how many pieces to `accumulate` where memory was full."""
+    file = folder / "failure.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def log_from(folder: Path, printed: int) -> str:
+    return (folder / "train.log").read_bytes()[printed:].decode(errors="replace")
 
 
 class Tail:

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
@@ -42,7 +43,9 @@ from ssl_pipeline.pretrain.data import Samples, label_batches
 from ssl_pipeline.pretrain.diagnostics import Alarm, Clock, describe, effective_rank, embedding_std
 from ssl_pipeline.pretrain.distributed import Group, no_exchange, replicate, spread
 from ssl_pipeline.pretrain.energy import Meter
-from ssl_pipeline.recipe import Pretrain, Recipe
+from ssl_pipeline.pretrain.memory import whole_batch
+from ssl_pipeline.pretrain.plan import Plan
+from ssl_pipeline.recipe import Recipe
 
 Row = dict[str, float]
 
@@ -58,37 +61,36 @@ def pretrain(
     log: Callable[[Row], None],
     stop_requested: Callable[[], bool] = lambda: False,
     group: Group | None = None,
-    start_from: Path | None = None,
-    fresh: Tensor | None = None,
-    steps: int | None = None,
+    plan: Plan | None = None,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Trains, resuming from `checkpoints` where it holds any; `log` gets a row of the curves every few steps (in the
     first process of the group; the others' rows say less).
 
-    `start_from` is the folder of the encoder to go on from, where it is not a fresh one. `fresh` are the rows of the training
-    split that it has not seen: an epoch is then these, and of the others the share that the recipe replays. `steps` are trained
-    instead of the recipe's epochs.
+    `plan` is what the recipe does not say: an encoder to go on from, other rows, steps or pieces.
 
     Returns the last step's encoder, in evaluation mode, and a summary. Raises Interrupted after a checkpoint once
     `stop_requested`, TrainingAlarm on collapse or NaN.
     """
-    settings, task = recipe.pretrain, recipe.pretext
+    settings, task, plan = recipe.pretrain, recipe.pretext, plan or Plan()
     group = group or Group.join(settings)
     device = group.device
     torch.manual_seed(settings.seed)
     encoder = build(recipe.encoder, pack.given)
-    if start_from:
-        go_on_from(encoder, start_from, pack.facts)
+    if plan.start_from:
+        go_on_from(encoder, plan.start_from, pack.facts)
     objective = Objective(task, encoder, task.build_head(encoder)).to(device)
     if not settings.shard:  # FSDP2 splits contiguous tensors only
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train, validation = (
         Samples(trained_on(task, pack, split), device, group.world) for split in ("train", "validation")
     )
-    rows = replayed(recipe, len(train), fresh)
+    rows = replayed(recipe, len(train), plan.fresh)
     batch_size = whole_batch(settings, rows.length, group.world)
+    at_once = min(settings.batch_size, len(validation))  # samples, in validation
+    at_once = max(min(2, at_once), at_once // (plan.accumulate or 1))
+    settings = settings.model_copy(update={"accumulate": plan.accumulate or settings.accumulate})
     steps_per_epoch = rows.length // batch_size
-    total = steps or settings.epochs * steps_per_epoch
+    total = plan.steps or settings.epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
     autocast = mixed_precision(settings, device)
     compiled = worth_compiling(settings, task, encoder, steps_per_epoch * batch_size, device)
@@ -174,16 +176,16 @@ def pretrain(
                 if asked:
                     group.agree(True)  # torchrun ends all processes when the first one leaves: not before it is saved
                     raise Interrupted(f"stopped at step {step} of {total}")
-        final = validate(recipe, objective, validation, autocast, group)
+        final = validate(recipe, objective, validation, autocast, group, at_once)
         log({"step": step, "epoch": epoch + 1, "total_steps": total} | {f"validation/{k}": v for k, v in final.items()})
 
-    final = final or validate(recipe, objective, validation, autocast, group)
+    final = final or validate(recipe, objective, validation, autocast, group, at_once)
     summary = {
         "epochs": math.ceil(total / steps_per_epoch),
         "steps": total,
-        **({"new_samples": rows.fresh, "replayed_samples": rows.length - rows.fresh} if fresh is not None else {}),
+        **({"new_samples": rows.fresh, "replayed_samples": rows.length - rows.fresh} if rows.new is not None else {}),
         "final_loss": final["loss"],
-        "collapse_loss": task.collapse_loss(min(batch_size, len(validation))),
+        "collapse_loss": task.collapse_loss(min(batch_size, at_once)),
         "effective_rank": final["effective_rank"],
         "embedding_std": final["embedding_std"],
         "encoder_passes": total * batch_size * task.encoder_passes,
@@ -192,6 +194,7 @@ def pretrain(
         "precision": precision_name(settings, device),
         "device": str(device),
         "processes": group.world,
+        "accumulate_used": settings.accumulate,
         "samples": train.tier,
         "compiled": compiled,
     }
@@ -232,15 +235,15 @@ class Rows:
         return rows[torch.randperm(len(rows), generator=chance)]
 
 
-def replayed(recipe: Recipe, samples: int, fresh: Tensor | None) -> Rows:
+def replayed(recipe: Recipe, samples: int, fresh: np.ndarray | None) -> Rows:
     """All rows where none is said to be fresh, or all are."""
     warm = recipe.retrain.warm_start
     if fresh is None or warm is None or len(fresh) in (0, samples):
         return Rows(samples)
-    known = torch.ones(samples, dtype=torch.bool)
-    known[fresh] = False
-    old = known.nonzero().flatten()
-    return Rows(samples, fresh, old, min(len(old), round(len(fresh) * warm.replay / (1 - warm.replay))))
+    old = torch.from_numpy(np.setdiff1d(np.arange(samples), fresh))
+    return Rows(
+        samples, torch.from_numpy(fresh), old, min(len(old), round(len(fresh) * warm.replay / (1 - warm.replay)))
+    )
 
 
 def plans(recipe: Recipe, rows: Rows, epochs: range, device: torch.device) -> Iterator[tuple[int, Tensor, Labels]]:
@@ -263,12 +266,13 @@ def plans(recipe: Recipe, rows: Rows, epochs: range, device: torch.device) -> It
 
 
 @torch.no_grad()
-def validate(recipe: Recipe, objective: Objective, samples: Samples, autocast: Any, group: Group) -> dict[str, float]:
+def validate(
+    recipe: Recipe, objective: Objective, samples: Samples, autocast: Any, group: Group, batch_size: int
+) -> dict[str, float]:
     """The pretext task on the validation split with labels that never change: mean loss and the task's other scalars
     over whole batches, and the embeddings' spread. Processes take turns at the batches, so their number changes nothing."""
     objective.eval()
     seed = recipe.pretrain.seed
-    batch_size = min(recipe.pretrain.batch_size, len(samples))
     turns = 1 if recipe.pretrain.shard else group.world  # sharded weights meet only where all work on the same batch
     labels = draw(recipe.pretext, recipe.encoder, len(samples), seed, "validation", VALIDATION)
     # a source is often sorted by class, and batches of one class would ask another question than training does
@@ -290,12 +294,6 @@ def validate(recipe: Recipe, objective: Objective, samples: Samples, autocast: A
     means |= recipe.pretext.derived(means)
     embedding = torch.cat([part for _, parts in gathered for part in parts])[:2048]
     return means | {"embedding_std": embedding_std(embedding), "effective_rank": effective_rank(embedding)}
-
-
-def whole_batch(settings: Pretrain, samples: int, processes: int) -> int:
-    """Samples a step: the recipe's, or what a small split holds, in pieces of one size for every process."""
-    pieces = settings.accumulate * processes
-    return min(settings.batch_size, samples // pieces * pieces)
 
 
 def schedule(step: int, warmup: int, total: int) -> float:

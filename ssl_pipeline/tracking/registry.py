@@ -84,12 +84,12 @@ def aliases(client: MlflowClient, name: str) -> dict[str, int]:
         raise
 
 
-def versions(tracker: Tracker, name: str) -> list[Version]:
-    """All versions of `name`, the oldest first; empty where there is no such model."""
+def versions(tracker: Tracker, name: str | None = None) -> list[Version]:
+    """All versions of `name`, or of every model, the oldest first; empty where there is no such model."""
     with tracker.connected() as client:
         found, token = [], None
         while True:
-            page = client.search_model_versions(f"name = '{name}'", page_token=token)
+            page = client.search_model_versions(f"name = '{name}'" if name else None, page_token=token)
             found += [_version(v) for v in page]
             if not (token := page.token):
                 return sorted(found, key=lambda v: v.version)

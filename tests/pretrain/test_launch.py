@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -83,6 +84,55 @@ def test_the_trainer_does_not_outlive_its_parent(recipe, digits_pack, tmp_path):
     else:
         pytest.fail("the training process is still there ten seconds after its parent was killed")
     assert list((tmp_path / "checkpoints").glob("*.pt"))
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if len(sys.argv) < 3:
+    subprocess.Popen([sys.executable, *sys.argv, "again"], start_new_session=True)  # as torchrun does
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_ignores_term_is_killed_with_its_children(again, tmp_path, monkeypatch):
+    """After its time for a checkpoint or, at a second Ctrl-C, at once."""
+    monkeypatch.setattr(launch, "PATIENCE_SECONDS", 60 if again else 0.5)
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    command = [sys.executable, str(tmp_path / "stubborn.py"), "ssl_pipeline.pretrain"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert child.stdout and [child.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    started = time.monotonic()
+    if again:
+        threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            launch.end(child)
+    else:
+        launch.end(child)
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert len(gone) == 2 and not alive and time.monotonic() - started < 20
+
+
+@pytest.mark.slow
+def test_those_that_train_do_not_outlive_torchrun(make_recipe, digits_pack, tmp_path):
+    """torchrun alone is killed: the launcher says so, and the next attempt does not wait for them."""
+    recipe = make_recipe("rotation", pretrain={"epochs": 400, "batch_size": 96, "processes": 2, "log_every": 1})
+    workers = []
+
+    def kill_torchrun(rows):
+        if not workers:
+            (torchrun,) = [p for p in psutil.Process().children() if "torch.distributed.run" in p.cmdline()]
+            workers.extend(torchrun.children())
+            torchrun.kill()
+
+    with pytest.raises(PipelineError, match="killed by SIGKILL"):
+        launch.run(recipe, digits_pack, tmp_path, kill_torchrun)
+    gone, alive = psutil.wait_procs(workers, timeout=40)
+    assert len(gone) == 2 and not alive
+    assert list((tmp_path / "checkpoints").glob("*.json"))
 
 
 @pytest.mark.slow

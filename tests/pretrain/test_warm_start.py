@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.pretrain import loop
 from ssl_pipeline.pretrain.loop import Interrupted, pretrain, replayed
+from ssl_pipeline.pretrain.plan import Plan
 
-FRESH = torch.arange(1000, 1200)
+FRESH = np.arange(1000, 1200)
 """Of 1,200 rows."""
 
 
@@ -29,8 +31,8 @@ def test_an_epoch_is_all_that_is_new_and_a_share_of_old_drawn_anew(recipe) -> No
 
 
 def test_no_more_is_replayed_than_there_is_and_without_news_all_is_old(recipe, make_recipe) -> None:
-    assert replayed(recipe, 250, torch.arange(200)).length == 250
-    for fresh in (None, torch.arange(0), torch.arange(250)):
+    assert replayed(recipe, 250, np.arange(200)).length == 250
+    for fresh in (None, np.arange(0), np.arange(250)):
         rows = replayed(recipe, 250, fresh)
         assert rows.length == 250 and sorted(rows.order(0, 0).tolist()) == list(range(250))
     nothing_old = make_recipe("rotation", retrain={"warm_start": {"replay": 0}})
@@ -41,11 +43,11 @@ def test_training_goes_on_from_weights_with_what_is_new_resumes_and_counts_it(re
     first = loop.pretrain(recipe, digits_pack, tmp_path / "first", lambda row: None)[0]
     (tmp_path / "champion").mkdir()
     encoders.save(first, recipe.encoder, digits_pack.facts, tmp_path / "champion")
-    again = (tmp_path / "champion", FRESH)
+    again = Plan(tmp_path / "champion", FRESH)
 
     def train(name: str, stop=lambda: False):
         folder = tmp_path / name
-        return pretrain(recipe, digits_pack, folder, lambda row: None, stop, start_from=again[0], fresh=again[1])
+        return pretrain(recipe, digits_pack, folder, lambda row: None, stop, plan=again)
 
     whole, summary = train("whole")
     assert (summary["new_samples"], summary["replayed_samples"], summary["steps"]) == (200, 600, 3 * 16)
@@ -61,7 +63,7 @@ def test_training_goes_on_from_weights_with_what_is_new_resumes_and_counts_it(re
 def test_a_budget_of_steps_is_kept_to_the_step(steps, make_recipe, digits_pack, tmp_path) -> None:
     rows: list[dict] = []
     recipe = make_recipe("rotation", pretrain={"epochs": 2, "batch_size": 50, "log_every": 1})
-    _, summary = pretrain(recipe, digits_pack, tmp_path, rows.append, steps=steps)
+    _, summary = pretrain(recipe, digits_pack, tmp_path, rows.append, plan=Plan(steps=steps))
     trained = [row for row in rows if "loss" in row]
     assert summary["steps"] == steps == len(trained) == trained[-1]["step"] == trained[-1]["total_steps"]
     assert [row["epoch"] for row in rows if "validation/loss" in row] == list(range(1, -(-steps // 24) + 1))

@@ -1,0 +1,48 @@
+"""Is there room for a stage? Asked before it starts, because a disk that fills up after hours costs the hours.
+
+The rule: twice the largest input, and never less than 1 GB (`SSL_PIPELINE_FREE_GB`). It is an estimate: a pack of decoded
+JPEG files may be ten times its dataset, and most stages write much less than they read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ssl_pipeline.part import PipelineError
+
+
+def floor() -> int:
+    """Bytes that must be free before any stage starts."""
+    said = os.environ.get("SSL_PIPELINE_FREE_GB", "1")
+    try:
+        return round(float(said) * 1e9)
+    except ValueError as error:
+        raise PipelineError(
+            f"SSL_PIPELINE_FREE_GB is {said!r}: set it to a number of gigabytes, or unset it"
+        ) from error
+
+
+def free(path: Path) -> int:
+    """Bytes that are free where this file or folder is, or will be."""
+    return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
+
+
+def refuse_full(root: Path, stage: str, largest_input: int) -> None:
+    """Raises PipelineError, with what is needed and what is free, where a stage may not have room."""
+    need, there = max(floor(), 2 * largest_input), free(root)
+    if there < need:
+        why = (
+            f"twice its largest input of {gb(largest_input)}"
+            if 2 * largest_input == need
+            else "the least that is asked for"
+        )
+        raise PipelineError(
+            f"{stage}: {gb(there)} are free in {root}, and {gb(need)} are needed ({why}): free space, `ssl-pipeline clean`, set "
+            "SSL_PIPELINE_STORE to a larger disk, or SSL_PIPELINE_FREE_GB lower"
+        )
+
+
+def gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"
