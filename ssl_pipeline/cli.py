@@ -122,10 +122,10 @@ def status(as_json: AsJson = False) -> None:
 @app.command()
 def embed(
     model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")],
-    path: Annotated[Path, typer.Argument(help="A folder, an archive or a table of images.")],
+    path: Annotated[Path, typer.Argument(help="A folder, an archive, a table or a text file, of the model's kind.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
 ) -> None:
-    """Embed images with a registered model."""
+    """Embed images, sounds, videos, texts or series with a registered model."""
     from ssl_pipeline.embed import embed as write
 
     write(project(), model_uri, path.expanduser().absolute(), output.expanduser().absolute(), say)
@@ -141,6 +141,18 @@ def up(
     from ssl_pipeline.orchestration.serve import up as serve
 
     serve(project(), port, mlflow_port, host, say)
+
+
+@app.command()
+def serve(
+    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")],
+    port: Annotated[int, typer.Option(help="The server's port.")] = 5001,
+    host: Annotated[str, typer.Option(help="Address to listen on; the server asks for no password.")] = "127.0.0.1",
+) -> None:
+    """Serve a registered model of images, sounds or texts until Ctrl-C: files and strings in, embeddings out."""
+    from ssl_pipeline.export.served import serve as until_stopped
+
+    until_stopped(project(), model_uri, port, host, say)
 
 
 def say(line: str) -> None:

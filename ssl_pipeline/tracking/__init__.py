@@ -1,5 +1,6 @@
 """MLflow, and nowhere else: runs (`runs.py`), the model registry, aliases and promotion (`registry.py`)."""
 
+from ssl_pipeline.tracking.model import recorded as recorded
 from ssl_pipeline.tracking.registry import Version as Version
 from ssl_pipeline.tracking.registry import champion as champion
 from ssl_pipeline.tracking.registry import downloaded as downloaded
