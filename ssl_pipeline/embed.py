@@ -19,9 +19,10 @@ import torch
 from ssl_pipeline import tracking
 from ssl_pipeline.encoders.encoder import settings_of
 from ssl_pipeline.ingest import readers, series_table
-from ssl_pipeline.ingest.item import BadSample, Reading
+from ssl_pipeline.ingest.item import BadSample, Item, Reading
 from ssl_pipeline.ingest.look import usual_steps
 from ssl_pipeline.ingest.media import MEDIA
+from ssl_pipeline.ingest.medium import Medium
 from ssl_pipeline.ingest.sniff import source_of
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.part import PipelineError
@@ -59,12 +60,12 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
     def samples() -> Iterator[tuple[str, np.ndarray]]:
         for item in reading.items:
             try:
-                row = MEDIA[medium].read(item.load(), item.extra).columns
+                row = as_stored(MEDIA[medium], item)
             except BadSample as reason:
                 skipped.append(item.source)
                 say(f"skipped {item.source}: {reason}")
                 continue
-            yield item.source, pack({"source": item.source} | row)
+            yield item.source, pack(row)
 
     rows = 0
     fresh = output.with_name(f".{output.name}.{os.getpid()}")
@@ -108,6 +109,13 @@ def read(path: Path, medium: str, settings: EncoderPart, facts: dict[str, Any]) 
     if source.series is None or usual_steps(source) >= 2 * length:
         source = source.model_copy(update={"window": length})
     return series_table.read(source, path, validation=0, test=0)
+
+
+def as_stored(medium: Medium, item: Item) -> dict[str, Any]:
+    """The sample as a shard gives it back, its numbers in float32: of a video they decide where its middle is."""
+    values = medium.read(item.load(), item.extra).columns
+    kept = {name: pa.scalar(values[name], kind).as_py() for name, (kind, _) in medium.columns.items()}
+    return {"source": item.source} | kept
 
 
 def batches(samples: Iterator[tuple[str, np.ndarray]]) -> Iterator[tuple[list[str], np.ndarray]]:
