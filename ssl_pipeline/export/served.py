@@ -105,20 +105,25 @@ def serve(project: Project, uri: str, port: int, host: str, say: Callable[[str],
 
     refuse_used(host, port, "--port")
     url = f"http://{address(host)}:{port}"
-    environment = os.environ | {
+    with stopped_by_signals() as stopped, tempfile.TemporaryDirectory() as scratch, servers() as started:
+        folder = Path(scratch, "model")
+        version = served(project, uri, folder)
+        line, environment = command(str(folder), port, host)
+        name = f"{version.name} version {version.version}"
+        started.append(start(project, "serving", f"{url}/ping", line, environment, Path(scratch)))
+        say(f"starting {name}; this takes half a minute (log in {started[0].log})")
+        until_stopped(started, stopped, lambda server: say(f"{name}: {url}/invocations\nCtrl-C stops it"))
+        say("stopping")
+
+
+def command(model: str, port: int, host: str) -> tuple[list[str], dict[str, str]]:
+    """MLflow's command line for a model's URI or folder, and the environment in which it runs."""
+    line = [
+        "mlflow", "models", "serve", "--model-uri", model, "--env-manager", "local", "--workers", "1",
+        "--host", host, "--port", str(port),
+    ]  # fmt: skip
+    return line, os.environ | {
         # MLflow finds uvicorn there
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
     }  # fmt: skip
-    with stopped_by_signals() as stopped, tempfile.TemporaryDirectory() as scratch, servers() as started:
-        folder = Path(scratch, "model")
-        version = served(project, uri, folder)
-        command = [
-            "mlflow", "models", "serve", "--model-uri", str(folder), "--env-manager", "local", "--workers", "1",
-            "--host", host, "--port", str(port),
-        ]  # fmt: skip
-        name = f"{version.name} version {version.version}"
-        started.append(start(project, "serving", f"{url}/ping", command, environment, Path(scratch)))
-        say(f"starting {name}; this takes half a minute (log in {started[0].log})")
-        until_stopped(started, stopped, lambda server: say(f"{name}: {url}/invocations\nCtrl-C stops it"))
-        say("stopping")
