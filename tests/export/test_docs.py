@@ -23,7 +23,7 @@ from tests.export.conftest import RECIPES, free_port, wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 STEP = re.compile(
-    r"^    (?P<command>(?:ssl-pipeline|mlflow) .*)$|^```(?P<language>sh|python)\n(?P<block>.*?)^```$", re.M | re.S
+    r"^    (?P<command>(?:ssl-pipeline|mlflow) [^\n]*)$|^```(?P<language>sh|python)\n(?P<block>.*?)^```$", re.M | re.S
 )
 
 
