@@ -120,30 +120,6 @@ def status(as_json: AsJson = False) -> None:
             show_status(report)
 
 
-@app.command()
-def embed(
-    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")],
-    path: Annotated[Path, typer.Argument(help="A folder, an archive or a table of images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
-) -> None:
-    """Embed images with a registered model."""
-    from ssl_pipeline.embed import embed as write
-
-    write(project(), model_uri, path.expanduser().absolute(), output.expanduser().absolute(), say)
-
-
-@app.command()
-def up(
-    port: Annotated[int, typer.Option(help="Dagster's port.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
-    host: Annotated[str, typer.Option(help="Address to listen on; neither server asks for a password.")] = "127.0.0.1",
-) -> None:
-    """Serve Dagster and MLflow until Ctrl-C."""
-    from ssl_pipeline.orchestration.serve import up as serve
-
-    serve(project(), port, mlflow_port, host, say)
-
-
 def result(here: Project, recipe: Recipe, stages: list[str]) -> dict[str, Any]:
     """What a program wants to know of a recipe's run; null where it did not go so far."""
     found = {stage: here.store.current(recipe.name, stage) for stage in stages}

@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
-from ssl_pipeline.commands.shell import AsJson, nothing_on_stdout, project
+from ssl_pipeline.commands.shell import AsJson, nothing_on_stdout, project, say
 
 app = typer.Typer()
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Dagster's port.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on; neither server asks for a password.")] = "127.0.0.1",
+) -> None:
+    """Serve Dagster and MLflow until Ctrl-C."""
+    from ssl_pipeline.orchestration.serve import up as serve
+
+    serve(project(), port, mlflow_port, host, say)
 
 
 @app.command()

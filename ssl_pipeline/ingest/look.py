@@ -174,12 +174,17 @@ SUITS: dict[str, Callable[[Tallies], Suits]] = {
 def windowed(source: SeriesTable) -> SeriesTable:
     """With a window where the table is one recording, of which each split holds some, or where recordings are longer than an
     encoder sees at once."""
+    steps = usual_steps(source)
+    if source.series is not None:
+        return source if steps < 2 * WINDOW else source.model_copy(update={"window": WINDOW})
+    return source.model_copy(update={"window": min(WINDOW, max(8, 1 << (steps // 20).bit_length() - 1))})
+
+
+def usual_steps(source: SeriesTable) -> int:
+    """The median length of its recordings."""
     rows = series_rows.load(source, Path(source.path))
     recordings = rows.series.codes if rows.series else [0] * len(rows)
-    longest = median(Counter(Counter(map(int, recordings)).values()))
-    if rows.series is not None:
-        return source if longest < 2 * WINDOW else source.model_copy(update={"window": WINDOW})
-    return source.model_copy(update={"window": min(WINDOW, max(8, 1 << (longest // 20).bit_length() - 1))})
+    return median(Counter(Counter(map(int, recordings)).values()))
 
 
 def of_interactions(source: InteractionsSource) -> Findings:

@@ -23,7 +23,8 @@ def read(source: SeriesTable, path: Path, validation: float = 0.1, test: float =
     """The table's windows.
 
     A single recording is split by time: first train, then `validation`, then `test`, as shares of its rows, and no window
-    crosses a border. Where there are several recordings, each is a group, for the dataset's own split.
+    crosses a border; with shares of 0 it stays whole. Where there are several recordings, each is a group, for the dataset's own
+    split.
 
     Raises PipelineError where the table is malformed, is one recording without a window, or leaves a split without one.
     """
@@ -34,13 +35,13 @@ def read(source: SeriesTable, path: Path, validation: float = 0.1, test: float =
             f"{path}: is one recording of {len(rows)} rows: set source.window to the rows of a sample, or source.series "
             "to the column that tells recordings apart"
         )
-    if not several and rows.split is None:
+    if not several and rows.split is None and validation + test:
         share = (np.arange(len(rows)) + 0.5) / len(rows)
         rows.split = Codes(list(SPLITS), np.digitize(share, [1 - validation - test, 1 - test]))
     stretches, gaps = _stretches(rows, source.max_gap)
     if gaps:
         rows.notes.append(f"{gaps} gaps, steps above {source.max_gap:g} median ones, which no window crosses")
-    if not several:
+    if not several and rows.split:
         _refuse_empty_splits(rows, source, stretches, path)
     groups = _groups(rows) if several else None
     windows = (window for stretch in stretches for window in _windows(source, *stretch))

@@ -67,22 +67,33 @@ def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[
             ]  # fmt: skip
             started.append(start(project, "mlflow", mlflow_url, mlflow, environment, folder))
         say(f"starting; this takes half a minute (logs in {project.store.root / 'logs'})")
-        waiting = list(started)
-        while not stopped():
-            for server in [s for s in waiting if s.answers()]:
-                say(f"{server.name}: {server.url}")
-                waiting.remove(server)
-                if not waiting:
-                    say("Ctrl-C stops both")
-            for server in started:
-                if server.process.poll() is not None:
-                    why = f"{last_line(server.log)} (all of it: {server.log})"
-                    raise PipelineError(f"{server.name} stopped by itself: {why}")
-            time.sleep(0.3)
+        waiting = [server.name for server in started]
+
+        def announce(server: Server) -> None:
+            say(f"{server.name}: {server.url}")
+            waiting.remove(server.name)
+            if not waiting:
+                say("Ctrl-C stops both")
+
+        until_stopped(started, stopped, announce)
         say("stopping")
     for empty in ("logs", ".logs_queue"):  # Dagster makes them for telemetry, even where that is off
         with suppress(OSError):
             (project.root / empty).rmdir()
+
+
+def until_stopped(started: list[Server], stopped: Callable[[], bool], announce: Callable[[Server], None]) -> None:
+    """Waits; announces each server once, as soon as it answers. Raises PipelineError where one dies."""
+    waiting = list(started)
+    while not stopped():
+        for server in [s for s in waiting if s.answers()]:
+            announce(server)
+            waiting.remove(server)
+        for server in started:
+            if server.process.poll() is not None:
+                why = f"{last_line(server.log)} (all of it: {server.log})"
+                raise PipelineError(f"{server.name} stopped by itself: {why}")
+        time.sleep(0.3)
 
 
 def start(

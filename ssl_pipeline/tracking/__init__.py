@@ -7,6 +7,7 @@ from ssl_pipeline.tracking.aliases import history as history
 from ssl_pipeline.tracking.aliases import promote as promote
 from ssl_pipeline.tracking.aliases import rollback as rollback
 from ssl_pipeline.tracking.aliases import taken_back as taken_back
+from ssl_pipeline.tracking.model import recorded as recorded
 from ssl_pipeline.tracking.registry import Version as Version
 from ssl_pipeline.tracking.registry import aliases as aliases
 from ssl_pipeline.tracking.registry import champion as champion

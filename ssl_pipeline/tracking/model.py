@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -143,3 +144,13 @@ def read(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         else:
             os.environ[switch] = before
     return module, {"shape": shape, "dtype": dtype, "dim": dim}
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """What `encoder.json` beside a registered model says: `encoder`, its settings, and `facts`, what it knows of its data."""
+    try:
+        return json.loads((path / "extra_files" / "encoder.json").read_text())
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"model in {path} was not registered by ssl_pipeline or is damaged ({error}); register it again"
+        ) from error

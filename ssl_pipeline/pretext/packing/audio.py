@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +29,7 @@ def write(tree: Path, folder: Path, settings: AudioEncoder) -> dict[str, Any]:
     spectrogram, over the frames that hold any sound: the silence that fills up short recordings says nothing of them.
     Memory is one chunk of recordings however large the dataset."""
     counts = json.loads((tree / "dataset.json").read_text())["splits"]
-
-    def waveform_of(row: dict[str, Any]) -> np.ndarray:
-        return waveform(row["audio"]["bytes"], settings.sample_rate, settings.samples)
-
+    waveform_of = packer(settings, {})
     moments, log_mel = np.zeros(3), LogMel(settings)
     for split in SPLITS:
         shape = (counts[split], settings.samples)
@@ -54,6 +52,11 @@ def write(tree: Path, folder: Path, settings: AudioEncoder) -> dict[str, Any]:
         return {"mean": QUIET, "std": SPREAD}
     mean = float(total / count)
     return {"mean": round(mean, 6), "std": round(max(float(squares / count) - mean**2, 1e-2) ** 0.5, 6)}
+
+
+def packer(settings: AudioEncoder, facts: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A row of a shard -> int16 `[samples]`."""
+    return lambda row: waveform(row["audio"]["bytes"], settings.sample_rate, settings.samples)
 
 
 def sums(log_mel: LogMel, sound: np.ndarray) -> np.ndarray:

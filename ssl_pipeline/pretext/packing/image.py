@@ -42,9 +42,7 @@ def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
     about = json.loads((tree / "dataset.json").read_text())
     channels = about["channels"] if settings.channels == "auto" else settings.channels
     counts, side = about["splits"], settings.image_size
-
-    def pixels_of(row: dict[str, Any]) -> np.ndarray:
-        return to_square(decode(row["image"]["bytes"]), side, channels)
+    pixels_of = packer(settings, {"channels": channels})
 
     def write_beside(folder: Path, split: str) -> AbstractContextManager[Put]:
         if "masks" in about:
@@ -80,6 +78,11 @@ def write(tree: Path, folder: Path, settings: ImageEncoder) -> dict[str, Any]:
     mean, square = moments / counts["train"]
     std = np.sqrt(np.maximum(square - mean**2, 1e-4))
     return {"channels": channels, "mean": mean.round(6).tolist(), "std": std.round(6).tolist()}
+
+
+def packer(settings: ImageEncoder, facts: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A row of a shard -> uint8 `[channels, side, side]`."""
+    return lambda row: to_square(decode(row["image"]["bytes"]), settings.image_size, facts["channels"])
 
 
 Put = Callable[[int, np.ndarray, list[dict[str, Any]]], None]

@@ -10,7 +10,7 @@ tokenizer.json             of the training split's captions
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,11 @@ def write(tree: Path, folder: Path, settings: ImageTextEncoder) -> dict[str, Any
         "captions": most,
         "cut": cut / captions,
     }
+
+
+def packer(settings: ImageTextEncoder, facts: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A row of a shard -> its image, uint8 `[channels, side, side]`."""
+    return images.packer(settings.image, facts)
 
 
 def training_captions(tree: Path, most: int) -> Iterator[str]:

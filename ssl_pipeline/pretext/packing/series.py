@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,17 @@ def write(tree: Path, folder: Path, settings: SeriesEncoder) -> dict[str, Any]:
         "channels": len(names), "names": list(names), "length": settings.length, "mean": moments.mean.tolist(),
         "std": moments.deviation().tolist(),
     }  # fmt: skip
+
+
+def packer(settings: SeriesEncoder, facts: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A row of a shard -> float32 `[channels, length]`. Raises PipelineError where its channels are not the encoder's."""
+
+    def pack(row: dict[str, Any]) -> np.ndarray:
+        window = decode(row["values"]["bytes"])
+        refuse_other_channels([window], [row], tuple(facts["names"]))
+        return to_length(window.values, settings.length, settings.fit)
+
+    return pack
 
 
 def to_length(values: np.ndarray, length: int, fit: str) -> np.ndarray:

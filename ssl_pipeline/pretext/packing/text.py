@@ -9,7 +9,7 @@ tokenizer.json
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,29 @@ def write(tree: Path, folder: Path, settings: TextEncoder) -> dict[str, Any]:
     return facts | {"tokenizer": tokenizer.to_str()}
 
 
+def packer(settings: TextEncoder, facts: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A row of a shard -> uint16 `[length]`."""
+    tokenizer, special = Tokenizer.from_str(facts["tokenizer"]), Special(**facts["special"])
+
+    def pack(row: dict[str, Any]) -> np.ndarray:
+        return sample(tokenizer.encode(row["text"], add_special_tokens=False).ids, special, settings.length)
+
+    return pack
+
+
+def sample(ids: Sequence[int] | np.ndarray, special: Special, length: int) -> np.ndarray:
+    """A document's tokens -> uint16 `[length]`: [CLS], the first ones, [SEP], padding."""
+    row = np.full(length, special.pad, np.uint16)
+    seen = ids[: length - 2]
+    row[0], row[1 : 1 + len(seen)], row[1 + len(seen)] = special.cls, seen, special.sep
+    return row
+
+
 def write_split(
     tree: Path, folder: Path, split: str, tokenizer: Tokenizer, special: Special, length: int
 ) -> dict[str, float]:
     count = sum(pq.read_metadata(shard).num_rows for shard in sorted(tree.glob(f"{split}-*.parquet")))
     samples = np.lib.format.open_memmap(folder / f"{split}.tokens.npy", "w+", np.uint16, (count, length))
-    samples[:] = special.pad
     ends, unigrams, index, cut = np.zeros(count, np.int64), np.zeros(tokenizer.get_vocab_size(), np.int64), [], 0
     stream, at, total = folder / f"{split}.stream", 0, 0
     texts = pq.ParquetWriter(folder / f"{split}.text.parquet", SIDES, compression="zstd")
@@ -62,12 +79,10 @@ def write_split(
             texts.write_table(pa.table({side: [row[side] for row in chunk] for side in SIDES.names}, SIDES))
             for encoding in tokenizer.encode_batch_fast([row["text"] for row in chunk], add_special_tokens=False):
                 ids = np.array(encoding.ids, np.uint16)
-                seen = ids[: length - 2]
-                samples[at, 0], samples[at, 1 + len(seen)] = special.cls, special.sep
-                samples[at, 1 : 1 + len(seen)] = seen
+                samples[at] = sample(ids, special, length)
                 np.append(ids, np.uint16(special.sep)).tofile(file)
                 unigrams += np.bincount(ids, minlength=len(unigrams))
-                cut += len(ids) > len(seen)
+                cut += len(ids) > length - 2
                 total += len(ids) + 1
                 ends[at] = total
                 at += 1

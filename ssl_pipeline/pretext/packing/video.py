@@ -10,6 +10,7 @@ import heapq
 import json
 import os
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -46,6 +47,11 @@ def write(tree: Path, folder: Path, settings: VideoEncoder) -> dict[str, Any]:
     mean, square = moments / counts["train"]["clips"]
     std = np.sqrt(np.maximum(square - mean**2, 1e-4))
     return {"channels": channels, "mean": mean.round(6).tolist(), "std": std.round(6).tolist(), "counts": counts}
+
+
+def packer(settings: VideoEncoder, facts: dict[str, Any]) -> Callable[[dict[str, Any]], np.ndarray]:
+    """A row of a shard -> its middle, uint8 `[frames, channels, side, side]`."""
+    return lambda row: clips_of(row, settings, facts["channels"]).middle
 
 
 def write_split(tree: Path, folder: Path, split: str, settings: VideoEncoder, moments: np.ndarray) -> dict[str, int]:

@@ -1,0 +1,129 @@
+"""A registered model in the form that people can ask: an MLflow pyfunc for files and strings, and its server.
+
+The registered model takes arrays. Around it stands a script (`served_model.py`, a model from code, no pickle) with the
+files that ingestion decodes by, so that an answer is the pipeline's own embedding; this package is not needed to load it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from ssl_pipeline import ingest, tracking
+from ssl_pipeline.part import PipelineError
+from ssl_pipeline.project import Project
+
+COLUMN = {"image": "image", "image_text": "image", "audio": "audio", "text": "text"}
+"""What is asked for, by the encoder's kind."""
+NEEDS = {"image": ["pillow"], "audio": ["soundfile", "scipy"], "text": ["tokenizers"]}
+"""What decodes a column, beside MLflow and what it needs itself."""
+DECODING = ("item", "medium", "images", "audio", "text")
+"""The files of `ssl_pipeline.ingest` that decode."""
+
+
+def served(project: Project, uri: str, folder: Path) -> tracking.Version:
+    """Writes an MLflow model into `folder`: a column `image`, `audio` or `text` in, a column `embedding` out.
+
+    `image` and `audio` are base64 of a file; an image may also be base64 of uint8 pixels with their `shape` beside it.
+    Raises PipelineError where the model is not registered or takes neither.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    tracker = tracking.Tracker(project.tracking_uri, project.artifacts)
+    with tracking.downloaded(tracker, uri) as (version, registered), tempfile.TemporaryDirectory() as scratch:
+        kind = tracking.recorded(registered)["encoder"]["kind"]
+        if kind not in COLUMN:
+            raise PipelineError(
+                f"{uri}: takes {kind}, of which there is no one file: serve it for arrays, with "
+                f"`mlflow models serve -m {uri} --env-manager local`"
+            )
+        column = COLUMN[kind]
+        takes = [ColSpec(DataType.string, column)]
+        if column == "image":
+            takes.append(ColSpec(Array(DataType.long), "shape", required=False))
+        gives = [ColSpec(Array(DataType.float), "embedding")]
+        script, code = copied(Path(scratch))
+        with importable(code), warnings.catch_warnings():  # MLflow runs the script once as it saves it
+            warnings.filterwarnings("ignore", ".*input example")
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(script),
+                code_paths=[str(code)],
+                artifacts={"encoder": str(registered)},
+                signature=ModelSignature(Schema(takes), Schema(gives)),  # type: ignore[arg-type]
+                # named, because MLflow would find them out by running the model in a process of its own
+                pip_requirements=[
+                    f"{name}=={installed(name).split('+')[0]}"
+                    for name in ("mlflow", "torch", "numpy", "pandas", "pyarrow", *NEEDS[column])
+                ],
+                metadata={"model": f"models:/{version.name}/{version.version}"},
+            )
+    return version
+
+
+def copied(scratch: Path) -> tuple[Path, Path]:
+    """The script, and the package of what it imports, whose name is its content's: models of several releases can be loaded
+    side by side."""
+    files = {name: (Path(ingest.__file__).with_name(f"{name}.py")).read_text() for name in DECODING}
+    package = f"decoding_{blake2b(json.dumps(files).encode(), digest_size=6).hexdigest()}"
+    script, code = scratch / "served_model.py", scratch / package
+    code.mkdir()
+    (code / "__init__.py").touch()
+    targets = {code / f"{name}.py": text for name, text in files.items()}
+    targets[script] = Path(__file__).with_name("served_model.py").read_text()
+    for path, text in targets.items():
+        path.write_text(text.replace(ingest.__name__, package))
+    return script, code
+
+
+@contextmanager
+def importable(code: Path) -> Iterator[None]:
+    """This package can be imported, and is forgotten afterwards."""
+    sys.path.insert(0, str(code.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(code.parent))
+        for name in [name for name in sys.modules if name.partition(".")[0] == code.name]:
+            del sys.modules[name]
+
+
+def serve(project: Project, uri: str, port: int, host: str, say: Callable[[str], None]) -> None:
+    """MLflow's server on that model until Ctrl-C or TERM. Raises PipelineError where the port is in use or the server dies."""
+    from ssl_pipeline.orchestration.serve import address, refuse_used, servers, start, stopped_by_signals, until_stopped
+
+    refuse_used(host, port, "--port")
+    url = f"http://{address(host)}:{port}"
+    with stopped_by_signals() as stopped, tempfile.TemporaryDirectory() as scratch, servers() as started:
+        folder = Path(scratch, "model")
+        version = served(project, uri, folder)
+        line, environment = command(str(folder), port, host)
+        name = f"{version.name} version {version.version}"
+        started.append(start(project, "serving", f"{url}/ping", line, environment, Path(scratch)))
+        say(f"starting {name}; this takes half a minute (log in {started[0].log})")
+        until_stopped(started, stopped, lambda server: say(f"{name}: {url}/invocations\nCtrl-C stops it"))
+        say("stopping")
+
+
+def command(model: str, port: int, host: str) -> tuple[list[str], dict[str, str]]:
+    """MLflow's command line for a model's URI or folder, and the environment in which it runs."""
+    line = [
+        "mlflow", "models", "serve", "--model-uri", model, "--env-manager", "local", "--workers", "1",
+        "--host", host, "--port", str(port),
+    ]  # fmt: skip
+    return line, os.environ | {
+        # MLflow finds uvicorn there
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+    }  # fmt: skip
