@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -29,6 +30,7 @@ from ssl_pipeline.orchestration.assets import REASON
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
 from ssl_pipeline.record import open_tracker
+from ssl_pipeline.report.moves import moves_table
 
 START = datetime(2026, 11, 2, 8, tzinfo=UTC)
 RECIPE = {
@@ -93,17 +95,16 @@ def batches(images: list[np.ndarray], labels: list[str | None]) -> list[Batch]:
 class Month:
     """The project, its clock, and what runs."""
 
-    def __init__(self, root: Path) -> None:
-        self.project = Project(root)
-        self.source = root / "incoming"
-        dataset = Dataset.model_validate(
-            {"name": "letters_in", "source": {"kind": "image_folder", "path": str(self.source)}, "split": {"test": 0.3}}
-        )
-        self.definitions = project_definitions.definitions([dataset], [Recipe.model_validate(RECIPE)])
+    def __init__(self, root: Path, recipe: dict[str, Any]) -> None:
+        self.project, self.source, self.name = Project(root), root / "incoming", recipe["name"]
+        self.source.mkdir()
+        source = {"kind": "image_folder", "path": str(self.source)}
+        dataset = Dataset.model_validate({"name": recipe["dataset"], "source": source, "split": {"test": 0.3}})
+        self.definitions = project_definitions.definitions([dataset], [Recipe.model_validate(recipe)])
         self.instance = dg.DagsterInstance.ephemeral()
         self.cursors: dict[str, str | None] = {}
         self.keys: set[str] = set()
-        self.clock = START
+        self.clock, self.why_not = START, ""
         sensors.now = lambda: self.clock.timestamp()
 
     def run(self, job: str, reason: str, batch: Batch) -> None:
@@ -137,50 +138,52 @@ class Month:
         return ran
 
     def day(self, batch: Batch) -> None:
-        """The batch arrives; the sensors look every few minutes until nothing is left to do."""
+        """The batch arrives; the sensors look every few minutes until nothing is left to do. The first time a person starts it."""
         self.clock = START + timedelta(days=batch.day)
         batch.write(self.source)
-        for _ in range(2):
-            self.tick(batch)
-            self.clock += timedelta(minutes=11)
+        if not batch.day:
+            self.run(self.name, "the first run, by hand", batch)
+        self.tick(batch)
+        self.clock += timedelta(minutes=11)  # it has settled
         while self.tick(batch):
             self.clock += timedelta(minutes=1)
-        if not any(line.startswith("post:") for line in batch.seen):
+        if not any(line.startswith(f"{self.name}:") for line in batch.seen):
             batch.seen.append(f"no training: {self.why_not}")
 
 
-def main(folder: Path) -> None:
+def live(folder: Path, recipe: dict[str, Any]) -> tuple[Month, list[tuple[Batch, int | None, int | None]]]:
+    """The month, and each batch with the champion before and after it."""
     os.environ["DAGSTER_HOME"] = str(folder)
     (folder / "dagster.yaml").touch()
     items = list(demo_image.read("mnist_5k").items)
     order = np.random.default_rng(0).permutation(len(items))
     images = [np.asarray(Image.open(BytesIO(items[i].load()))) for i in order]
-    month, arrived = Month(folder), batches(images, [items[i].label for i in order])
-    table = Table("day", "batch", "what happened", "champion before", "champion after", title="A month")
-    month.source.mkdir()
-    first = arrived[0]
-    first.write(month.source)
-    month.run("post", "the first run, by hand", first)
+    month, lived = Month(folder, recipe), []
     tracker = open_tracker(month.project)
-    for batch in arrived:
-        before = tracking.champion(tracker, "post") if batch is not first else None
-        if batch is not first:
-            month.day(batch)
-        else:
-            while month.tick(first):
-                pass
-        after = tracking.champion(tracker, "post")
+
+    def champion() -> int | None:
+        found = tracking.champion(tracker, recipe["name"])
+        return found.version if found else None
+
+    for batch in batches(images, [str(items[i].label) for i in order]):
+        before = champion()
+        month.day(batch)
+        lived.append((batch, before, champion()))
+    return month, lived
+
+
+def main(folder: Path) -> None:
+    month, lived = live(folder, RECIPE)
+    table = Table("day", "batch", "what happened", "champion before", "champion after")
+    for batch, *versions in lived:
         table.add_row(
             str(batch.day),
             batch.what,
             "\n".join(batch.seen),
-            *(f"version {v.version}" if v else "none" for v in (before, after)),
+            *("none" if v is None else f"version {v}" for v in versions),
         )
     console = Console(width=160)
-    console.print(table)
-    from ssl_pipeline.report.moves import moves_table
-
-    console.print(moves_table(tracking.history(tracker, "post")))
+    console.print(table, moves_table(tracking.history(open_tracker(month.project), RECIPE["name"])))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import torch
 
 from ssl_pipeline import chain
 from ssl_pipeline.encoders import encoder as encoders
+from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.features import extract
 from ssl_pipeline.features.drift import two_sample
 from ssl_pipeline.ingest.item import SPLITS
-from ssl_pipeline.pretext.pack import Arrays, take
+from ssl_pipeline.pretext.pack import Arrays, Pack, take
 from ssl_pipeline.pretrain.compute import pick_device
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
@@ -24,7 +25,7 @@ from ssl_pipeline.report import pictures
 from ssl_pipeline.report.drift import drift as scores_picture
 from ssl_pipeline.store import Stage
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 SHOWN = 8
 
 
@@ -51,36 +52,48 @@ def drift(project: Project, recipe: Recipe, say: chain.Say = print) -> Stage:
 
     def write(folder: Path) -> dict[str, Any]:
         old = pd.read_parquet(known.path / "features.parquet", columns=["sample_id", "split", "embedding"])
-        index = {split: pack.index(split)["sample_id"] for split in SPLITS}
-        rows = {split: np.flatnonzero(~ids.isin(set(old["sample_id"]))) for split, ids in index.items()}
-        new_samples = sum(map(len, rows.values()))
-        held_out = np.stack(old.loc[old["split"] != "train", "embedding"].to_list())
-        summary: dict[str, Any] = {"new_samples": new_samples, "old_samples": len(held_out)}
-        if new_samples >= 4:
+        now = pd.concat([pack.index(split)[["sample_id"]].assign(split=split) for split in SPLITS]).reset_index(
+            names="row"
+        )
+        held_out, fresh = old[old["split"] != "train"], now[~now["sample_id"].isin(old["sample_id"])]
+        summary: dict[str, Any] = {"new_samples": len(fresh), "old_samples": len(held_out)}
+        if len(fresh) >= 4:
             encoder = encoders.load(trained.path).to(pick_device(recipe.pretrain.device))
-            stored = {split: pack.samples(split) for split in SPLITS}
-            fresh = [take(stored[split], rows[split]) for split in SPLITS if len(rows[split])]
-            arrays: Arrays = {name: np.concatenate([part[name] for part in fresh]) for name in fresh[0]}
-            new = extract.embed(encoder, arrays, recipe.pretrain)
-            found = two_sample(held_out, new)
+            new = extract.embed(encoder, stored(pack, fresh), recipe.pretrain)
+            found = two_sample(np.stack(held_out["embedding"].to_list()), new)
             summary |= {"p_value": found.p_value, "told_apart": found.accuracy}
             (folder / "scores.png").write_bytes(scores_picture(found.old_scores, found.new_scores, found.p_value))
-            most = found.new[np.argsort(-found.new_scores)[:SHOWN]]
-            least = found.new[np.argsort(found.new_scores)[: len(most)]]
-
-            def shown(which: np.ndarray) -> Any:
-                batch = {name: torch.from_numpy(array[which]).to(encoder.device) for name, array in arrays.items()}
-                with torch.no_grad():
-                    return encoder.show(batch)
-
-            columns = [shown(most), shown(least)]
-            sheet = (
-                [list(row) for row in zip(*columns, strict=True)]
-                if isinstance(columns[0], list)
-                else np.stack(columns, 1)
-            )
-            (folder / "moved.png").write_bytes(pictures.sheet(sheet, ["new, unlike the old", "new, like the old"]))
+            moved = fresh.iloc[found.new[np.argsort(-found.new_scores)[:SHOWN]]]
+            usual = now[
+                now["sample_id"].isin(held_out.iloc[found.old[np.argsort(found.old_scores)[:SHOWN]]]["sample_id"])
+            ]
+            (folder / "moved.png").write_bytes(beside(encoder, pack, moved, usual))
         return summary | {"made_from": origin | {"features": known.key, "pretrained_encoder": trained.key}}
 
     stage = project.store.build("drift", {"recipe": recipe.name}, inputs, CODE_VERSION, write, on_wait=say)
     return chain.finish(project, recipe, stage)
+
+
+def stored(pack: Pack, rows: pd.DataFrame) -> Arrays:
+    """Samples of a pack by their `split` and `row`, in the order of splits."""
+    parts = [
+        take(pack.samples(str(split)), some["row"].to_numpy()) for split, some in rows.groupby("split", sort=False)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def beside(encoder: Encoder, pack: Pack, new: pd.DataFrame, old: pd.DataFrame) -> bytes:
+    """PNG of new samples beside old ones; of the latter some may be gone."""
+    few = min(len(new), len(old)) or len(new)
+    columns = []
+    for rows in (new, old):
+        if len(rows):
+            arrays = {
+                name: torch.from_numpy(part[:few]).to(encoder.device) for name, part in stored(pack, rows).items()
+            }
+            with torch.no_grad():
+                columns.append(encoder.show(arrays))
+    shown: Any = (
+        [list(row) for row in zip(*columns, strict=True)] if isinstance(columns[0], list) else np.stack(columns, 1)
+    )
+    return pictures.sheet(shown, ["new, unlike the old", "old, unlike the new"][: len(columns)])
