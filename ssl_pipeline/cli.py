@@ -143,6 +143,20 @@ def up(
     serve(project(), port, mlflow_port, host, say)
 
 
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="NAME (its champion), models:/NAME@ALIAS or models:/NAME/VERSION")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    format: Annotated[
+        str, typer.Option("--format", help="safetensors, onnx, timm, transformers, torchvision or tensorflow.")
+    ] = "safetensors",
+) -> None:
+    """Turn a registered encoder into what another runtime opens, compared there."""
+    from ssl_pipeline.export.export import export as write
+
+    write(project(), model, format, output.expanduser().absolute(), say)
+
+
 def say(line: str) -> None:
     print(line, flush=True)
 
