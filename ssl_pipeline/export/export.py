@@ -103,11 +103,12 @@ def export(project: Project, uri: str, format: str, output: Path, say: Callable[
     return output
 
 
-def form_of(format: str) -> Form:
+def form_of(format: str, installed: bool = True) -> Form:
+    """Raises PipelineError where there is none, or where its packages ought to be `installed` and are not."""
     if format not in FORMATS:
         raise PipelineError(f"there is no format {format!r} among {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}")
     form = cast(Form, import_module(f"ssl_pipeline.export.{format}"))
-    if missing := [name for name in form.NEEDS if importlib.util.find_spec(name) is None]:
+    if installed and (missing := [name for name in form.NEEDS if importlib.util.find_spec(name) is None]):
         raise PipelineError(
             f"export as {format} needs {', '.join(missing)}: install them with pip install 'ssl_pipeline[{form.EXTRA}]'"
         )

@@ -99,7 +99,7 @@ def opens(found: Registered, path: str) -> str:
     options = "".join(f", {name}={value!r}" for name, value in network.options.items())
     call = f"timm.create_model({network.name!r}, num_classes=0, in_chans={network.encoder.channels}{options}"
     checkpoint = f"{path}/{WEIGHTS}"
-    mean, std = (tensor.flatten().tolist() for tensor in (network.encoder.mean, network.encoder.std))
+    mean, std = ([float(f"{v:.7g}") for v in t.flatten()] for t in (network.encoder.mean, network.encoder.std))
     if (first := network.first) is None:
         lines = f"import timm\nimport torch\n\nmodel = {call}, checkpoint_path={checkpoint!r}).eval()\n"
     else:

@@ -1,0 +1,25 @@
+"""docs/export.md shows the code that the formats' tests run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssl_pipeline.export.export import FORMATS, form_of
+from tests.export.kinds import KINDS
+
+DOCS = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text()
+SHOWN = {
+    "safetensors": ("resnet", "digits"), "onnx": ("resnet", "digits.onnx"), "timm": ("vit", "digits_timm"),
+    "transformers": ("bert", "news"), "torchvision": ("resnet", "cells_detector"), "tensorflow": ("resnet", "digits_tf"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_docs_open_what_is_exported(format, registered) -> None:
+    kind, path = SHOWN[format]
+    form = form_of(format, installed=False)
+    assert f"```python\n{form.opens(registered(**KINDS[kind]), path)}```" in DOCS
+    (row,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{format}` |"))
+    assert f"| {form.TOLERANCE:g} |" in row
