@@ -65,7 +65,7 @@ def test_help_imports_nothing_slow() -> None:
         "assert not {'dagster', 'torch', 'mlflow', 'numpy'} & set(sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    commands = "new run demo status embed up clean doctor serve promote rollback history trace reproduce"
+    commands = "new run demo status embed up clean doctor serve export promote rollback history trace reproduce"
     for command in commands.split():
         assert f"\n  {command} " in shown
 

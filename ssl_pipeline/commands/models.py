@@ -104,3 +104,17 @@ def serve(
     from ssl_pipeline.export.served import serve as until_stopped
 
     until_stopped(project(), model_uri, port, host, say)
+
+
+@app.command()
+def export(
+    uri: Uri,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    format: Annotated[
+        str, typer.Option("--format", help="safetensors, onnx, timm, transformers, torchvision or tensorflow.")
+    ] = "safetensors",
+) -> None:
+    """Turn a registered encoder into what another runtime opens, compared there."""
+    from ssl_pipeline.export.export import export as write
+
+    write(project(), uri, format, output.expanduser().absolute(), say)

@@ -104,13 +104,9 @@ def build(settings: Settings, facts: dict[str, Any]) -> ImageEncoder:
 
 def timm_backbone(settings: Any, channels: int, size: int | tuple[int, int]) -> nn.Module:
     """The backbone for images of this size, its stem changed where they are small."""
-    name, side = settings.backbone, size if isinstance(size, int) else min(size)
-    small = settings.stem in ("small", "half") or (settings.stem == "auto" and side < SMALL)
-    options = (small_stem_options(name, side) if small else {}) | settings.options
+    name, options = settings.backbone, settings.options
     try:
-        architecture = timm.get_pretrained_cfg(name)
-        if architecture and architecture.fixed_input_size:
-            options = {"img_size": size} | options
+        options = timm_options(settings, size)
         backbone = timm.create_model(
             name, pretrained=settings.pretrained is True, in_chans=channels, num_classes=0, **options
         )
@@ -119,9 +115,23 @@ def timm_backbone(settings: Any, channels: int, size: int | tuple[int, int]) -> 
             f"encoder {name!r} cannot be made with options {options}: {' '.join(str(error).split())}; "
             f"change encoder.options or encoder.{'image_size' if isinstance(size, int) else 'seconds'}"
         ) from error
-    if small:
+    if has_small_stem(settings, size):
         small_stem(backbone, stride=2 if settings.stem == "half" else 1, keep_weights=keeps_stem(settings))
     return backbone
+
+
+def timm_options(settings: Any, size: int | tuple[int, int]) -> dict[str, Any]:
+    """Arguments for timm.create_model beside the name and the channels."""
+    name, side = settings.backbone, size if isinstance(size, int) else min(size)
+    options = small_stem_options(name, side) if has_small_stem(settings, size) else {}
+    architecture = timm.get_pretrained_cfg(name)
+    fixed = {"img_size": size} if architecture and architecture.fixed_input_size else {}
+    return fixed | options | settings.options
+
+
+def has_small_stem(settings: Any, size: int | tuple[int, int]) -> bool:
+    side = size if isinstance(size, int) else min(size)
+    return settings.stem in ("small", "half") or (settings.stem == "auto" and side < SMALL)
 
 
 def keeps_stem(settings: Any) -> bool:

@@ -1,1 +1,1 @@
-"""The deployable form of an encoder: what the registry holds and what a folder on disk holds (`deployed.py`)."""
+"""The deployable form of an encoder (`deployed.py`), and the forms that other runtimes open, a file each (`export.py`)."""
