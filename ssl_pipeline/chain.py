@@ -311,6 +311,11 @@ def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
             f"dataset {recipe.dataset!r}: its images have no boxes, which detection needs: use a source of kind coco or voc, or "
             "leave detection out of the recipe's evaluations"
         )
+    if any(e.kind == "translation" for e in recipe.evaluations) and "pairs" not in data.summary:
+        raise PipelineError(
+            f"dataset {recipe.dataset!r}: none of its texts has another side, which translation needs: name the column of it "
+            "in the source's target or its file in parallel, or leave translation out of the recipe's evaluations"
+        )
     needing = next((e.kind for e in recipe.evaluations if e.needs_labels), None)
     if needing is None:
         return

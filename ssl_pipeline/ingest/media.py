@@ -15,7 +15,7 @@ from ssl_pipeline.ingest.video import Videos
 
 MEDIA: dict[str, Medium] = {
     "image": Images(), "audio": Audio(), "video": Videos(), "text": Texts(), "image_text": ImageText(), "series": Series(),
-    "objects": ImageObjects(),
+    "objects": ImageObjects(), "translation": Texts(),
 }  # fmt: skip
 
 

@@ -94,9 +94,10 @@ DEMOS = {
     "mnist_5k": "image", "instruments": "audio", "sample_videos": "video", "lee_news": "text", "wikipedia_stems": "text",
     "newsgroups": "text", "movielens_titles": "text", "emoji": "image_text", "movielens_100k": "interactions",
     "smartwatch": "series", "japanese_vowels": "series",
-    "trees": "objects",
+    "trees": "objects", "messages_en_fr": "translation",
 }  # fmt: skip
-"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`; read by `demo_MEDIUM.py`."""
+"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`, of texts with another side
+`translation`; read by `demo_MEDIUM.py`."""
 
 
 class Demo(Part):
@@ -111,7 +112,7 @@ class Demo(Part):
 
     @property
     def modality(self) -> str:
-        return "image" if self.medium == "objects" else self.medium
+        return {"objects": "image", "translation": "text"}.get(self.medium, self.medium)
 
 
 Source = Annotated[
