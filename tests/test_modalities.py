@@ -32,6 +32,7 @@ LIGHT = {
     "recommendation": {"resamples": 100},
     "detection": {"steps": 2},
     "retrieval": {"draws": 100},
+    "translation": {"steps": 10, "test_sentences": 20, "resamples": 100},
 }
 
 LOADS = """
