@@ -401,16 +401,11 @@ def prepared(project: Project, recipe: Recipe, before: Stage | None = None) -> t
 
 def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
     """Says before training, not after, that an evaluation lacks the labels it needs."""
-    if any(e.kind == "detection" for e in recipe.evaluations) and "objects" not in data.summary:
-        raise PipelineError(
-            f"dataset {recipe.dataset!r}: its images have no boxes, which detection needs: use a source of kind coco or voc, or "
-            "leave detection out of the recipe's evaluations"
-        )
-    if any(e.kind == "segmentation" for e in recipe.evaluations) and "masks" not in data.summary:
-        raise PipelineError(
-            f"dataset {recipe.dataset!r}: its images have no masks, which segmentation needs: use a source of kind masks, or leave "
-            "segmentation out of the recipe's evaluations"
-        )
+    for part in recipe.evaluations:
+        if part.needs_in_data and part.needs_in_data[0] not in data.summary:
+            raise PipelineError(
+                f"dataset {recipe.dataset!r}: {part.needs_in_data[1]}, or leave {part.kind} out of the recipe's evaluations"
+            )
     needing = next((e.kind for e in recipe.evaluations if e.needs_labels), None)
     if needing is None:
         return

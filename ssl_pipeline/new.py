@@ -21,6 +21,8 @@ TASKS = {
     "interactions": "next_item", "series": "simclr",
 }  # fmt: skip
 """The task to begin with."""
+PAIRS_TASK = "masked_language"
+"""That of texts with another side: a decoder reads tokens, not a document's embedding."""
 
 
 def write(project: Project, name: str, data: Path, task: str | None = None) -> tuple[Path, Findings]:
@@ -39,7 +41,7 @@ def write(project: Project, name: str, data: Path, task: str | None = None) -> t
     # a few steps an epoch at least, also where there are few samples
     batch_size = next((size for size in (256, 128, 64, 32) if size * 10 <= found.samples), 16)
     modality = found.source.modality
-    task = task or TASKS[modality]
+    task = task or (PAIRS_TASK if found.pairs else TASKS[modality])
     encoder = dict(found.encoder)
     if modality in ("image", "video") and not has_gpu():
         encoder["stem"] = "half"
@@ -60,6 +62,8 @@ def evaluations(found: Findings, task: str) -> list[dict[str, Any]]:
         return [{"kind": "retrieval" if modality == "image_text" else "recommendation"}]
     if modality == "image" and found.source.kind in ("coco", "voc"):
         return [{"kind": "detection"}]
+    if found.pairs:
+        return [{"kind": "translation"} | ({} if has_gpu() else {"layers": 1, "width": 128, "steps": 300, "seeds": 2})]
     if modality == "series" and (not found.classes or len(found.classes) < 2):
         return [{"kind": "forecasting", "horizon": min(16, max(1, found.encoder["length"] // 4))}]
     if not found.classes or len(found.classes) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits
 from ssl_pipeline import chain
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
-from ssl_pipeline.recipe import Dataset
+from ssl_pipeline.recipe import Dataset, Recipe
 
 
 def write_digits(folder: Path, count: int, classes: range = range(10), by_class: bool = True) -> None:
@@ -48,6 +49,28 @@ def test_labels_that_do_not_suffice_are_told_before_training(project, make_recip
     chain.dataset(project, images(project))
     with pytest.raises(PipelineError, match=words):
         chain.pretext_labels(project, make_recipe("rotation"))
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_translation_without_pairs_is_told_before_training(project, pairs):
+    rows = [{"text": f"number {i} of many", "target": f"Nummer {i} von vielen"} for i in range(60)]
+    (project.root / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"kind": "text", "path": "texts.jsonl"} | ({"target": "target"} if pairs else {})
+    chain.dataset(project, Dataset.model_validate({"name": "tiny", "source": source}))
+    encoder = {"kind": "text", "layers": 1, "width": 32, "heads": 2, "length": 16, "vocabulary": 300}
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny_mlm", "dataset": "tiny", "encoder": encoder, "pretext": {"task": "masked_language"},
+            "evaluations": [{"kind": "translation"}], "pretrain": {"batch_size": 16},
+        }
+    )  # fmt: skip
+    if pairs:
+        assert chain.pretext_labels(project, recipe).summary["samples"] > 0
+    else:
+        with pytest.raises(
+            PipelineError, match=r"'tiny': none of its texts has another side.*source's target .* parallel"
+        ):
+            chain.pretext_labels(project, recipe)
 
 
 def test_what_was_not_built_is_named(project, make_recipe):

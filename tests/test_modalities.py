@@ -33,6 +33,7 @@ LIGHT = {
     "detection": {"steps": 2},
     "segmentation": {"supervised_steps": 2},
     "retrieval": {"draws": 100},
+    "translation": {"steps": 10, "test_sentences": 20, "resamples": 100},
 }
 
 LOADS = """

@@ -35,6 +35,8 @@ class EvaluationPart(Part):
     libraries: ClassVar[tuple[str, ...]] = ()
     """What computes it, as Dagster's kinds."""
     needs_labels: ClassVar[bool] = False
+    needs_in_data: ClassVar[tuple[str, str] | None] = None
+    """A name that the dataset's summary has where the data are such as it measures on, and what to say where they are not."""
 
     def fitted(self, encoder: EncoderPart) -> Self:
         """With whatever depends on the encoder filled in; raises ValueError where it does not fit it."""

@@ -19,6 +19,9 @@ class Detection(EvaluationPart):
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     usual_for: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ("pytorch",)
+    needs_in_data: ClassVar[tuple[str, str]] = (
+        "objects", "its images have no boxes, which detection needs: use a source of kind coco or voc"
+    )  # fmt: skip
     description: ClassVar[str] = (
         "How well objects are found in test images that nothing else saw: a detector on the encoder, trained on the same boxes "
         "for the same number of steps as one that starts from random weights, which is supervised training from scratch."

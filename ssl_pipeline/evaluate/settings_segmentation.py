@@ -20,6 +20,9 @@ class Segmentation(EvaluationPart):
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     usual_for: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ("scikitlearn",)
+    needs_in_data: ClassVar[tuple[str, str]] = (
+        "masks", "its images have no masks, which segmentation needs: use a source of kind masks"
+    )  # fmt: skip
     description: ClassVar[str] = (
         "How well the class of each pixel can be read off the frozen features of its place, from few images with masks to all, on "
         "test images that nothing else saw; beside a random encoder, raw pixels, the commonest class and supervised training."

@@ -18,6 +18,10 @@ class Translation(EvaluationPart):
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     usual_for: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ("pytorch",)
+    needs_in_data: ClassVar[tuple[str, str]] = (
+        "pairs", "none of its texts has another side, which translation needs: name its column in the source's target, or its file "
+        "in parallel",
+    )  # fmt: skip
     description: ClassVar[str] = (
         "Does a small decoder learn to translate sooner where it reads the pretrained encoder than where it reads a random one of "
         "the same size? Both are trained on the same pairs for the same number of steps."

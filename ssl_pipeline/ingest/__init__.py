@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ssl_pipeline.recipe import Dataset
     from ssl_pipeline.store import Stage, Store
 
-CODE_VERSION = "1"
-"""Raise it when the same source would give other shards."""
+CODE_VERSION = "2"
+"""Raise it when the same source would give other shards, or another summary."""
 
 
 def build(

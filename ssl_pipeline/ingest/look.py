@@ -18,6 +18,7 @@ from ssl_pipeline.ingest.medium import median
 from ssl_pipeline.ingest.sniff import source_of
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
 from ssl_pipeline.ingest.source_series import SeriesTable
+from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Source
 from ssl_pipeline.part import PipelineError
 
@@ -48,6 +49,11 @@ class Findings:
     unusable: float = 0.0
     """Fraction of those that were looked at."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether texts have another side."""
+        return isinstance(self.source, Text) and bool(self.source.target or self.source.parallel)
 
 
 def look(path: Path) -> Findings:
@@ -146,7 +152,8 @@ def text(tallies: Tallies) -> Suits:
     notes = [] if characters / 4 <= length else [f"Documents are long; the encoder reads their first {length} tokens."]
     vocabulary = min(8000, max(1000, total // 100 // 1000 * 1000))
     encoder = {"kind": "text", "layers": 2, "width": 256, "heads": 4, "length": length, "vocabulary": vocabulary}
-    return f"texts, median {characters:,} characters", encoder, notes
+    what = "pairs of texts" if "pairs" in tallies else "texts"
+    return f"{what}, median {characters:,} characters", encoder, notes
 
 
 def image_text(tallies: Tallies) -> Suits:
@@ -211,7 +218,7 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
         notes.append(f"{reasons.total()} of {looked_at} sampled files are unusable and would be quarantined: {worst}.")
     modality = found.source.modality
     if not found.classes:
-        if modality not in ("image_text", "video"):  # these are measured without labels too
+        if modality not in ("image_text", "video") and not found.pairs:  # these are measured without labels too
             notes.append(
                 "No labels: pretraining needs none, but classification has nothing to be measured on. Where file names say them, "
                 "add a pattern to the source: pattern: '(?P<label>[a-z]+)_'."
@@ -225,6 +232,9 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
         notes.append(f"Class {few!r} has only {found.classes[few]} samples: its numbers will be rough.")
     elif max(found.classes.values()) > 10 * min(found.classes.values()):
         notes.append("The largest class has more than ten times the samples of the smallest.")
+    if isinstance(found.source, Text) and found.source.parallel:
+        sides = f"{found.source.member or Path(found.source.path).name} and {found.source.parallel}"
+        notes.append(f"Pairs are the lines of {sides}; what else lies there is passed over.")
     if found.splits and modality != "series":  # one recording is split by time
         notes.append(f"The source names its own splits: {', '.join(found.splits)}.")
     if found.samples < 1000:

@@ -16,7 +16,7 @@ from ssl_pipeline.ingest.video import Videos
 
 MEDIA: dict[str, Medium] = {
     "image": Images(), "audio": Audio(), "video": Videos(), "text": Texts(), "image_text": ImageText(), "series": Series(),
-    "objects": ImageObjects(), "masks": ImageMasks(),
+    "objects": ImageObjects(), "masks": ImageMasks(), "translation": Texts(),
 }  # fmt: skip
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from ssl_pipeline.ingest import columns, readers, table, text_rows
+from ssl_pipeline.ingest import columns, folder, readers, sniff_pairs, table, text_rows
+from ssl_pipeline.ingest.item import SPLIT_NAMES
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
-from ssl_pipeline.ingest.source_objects import Voc
+from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Source, Table
@@ -52,6 +54,9 @@ def source_of(path: Path) -> Source:
     if not path.exists():
         raise PipelineError(f"{path}: there is nothing: name a folder, an archive, a table or a text file")
     if path.is_dir():
+        inside = [path / entry.name for entry in folder.listed(path)]
+        if len(inside) == 1 and (inside[0].is_dir() or inside[0].name.lower().endswith(TABLES)):
+            return source_of(inside[0])  # the folder around the data
         return of_folder(path)
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(SUFFIXES["text"]):
@@ -60,6 +65,8 @@ def source_of(path: Path) -> Source:
         return of_table(path)
     archive = Archive(path=str(path))
     names = [item.source for item in islice(readers.read(archive, Path()).items, FILES)]
+    if pairs := sniff_pairs.in_files(path, names):
+        return pairs
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
@@ -76,6 +83,8 @@ def source_of(path: Path) -> Source:
 
 def of_folder(path: Path) -> Source:
     names = [item.source for item in islice(readers.read(Folder(path=str(path)), Path()).items, FILES)]
+    if pairs := sniff_pairs.in_files(path, names):
+        return pairs
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
@@ -89,13 +98,36 @@ def of_folder(path: Path) -> Source:
     return Folder(kind=f"{kind}_folder", path=str(path))  # type: ignore[arg-type]
 
 
-def annotated(path: Path, names: list[str]) -> Voc | None:
-    """Pascal VOC's layout: a folder Annotations beside the images, and lists of names by split."""
+def annotated(path: Path, names: list[str]) -> Voc | Coco | None:
+    """Pascal VOC's layout, a folder Annotations beside the images and lists of names by split; or COCO's JSON."""
     if not any("Annotations/" in name and name.lower().endswith(".xml") for name in names):
-        return None
+        return coco(path, [name for name in names if name.lower().endswith(".json")])
     spelled = {"train": "train", "validation": "val", "test": "test"}
     lists = {split: f"ImageSets/Main/{file}.txt" for split, file in spelled.items()}
-    return Voc(path=str(path), **{split: file for split, file in lists.items() if any(n.endswith(file) for n in names)})
+    found = {split: next((name for name in names if name.endswith(file)), None) for split, file in lists.items()}
+    return Voc(path=str(path), **found)
+
+
+def coco(path: Path, files: list[str]) -> Coco | None:
+    """Where the only JSON file is in COCO's form, or each split has one: instances_train2017.json, valid/_annotations.coco.json."""
+    files = [name for name in files if "instances" in PurePosixPath(name).name] or files
+    named = {split: name for name in files for split in splits_in(name)}
+    try:
+        if len(files) == 1:
+            readers.read(found := Coco(path=str(path), annotations=files[0]), Path())
+        elif len(named) == len(files) > 1:
+            readers.read(found := Coco(path=str(path), **named), Path())
+        else:
+            return None
+    except PipelineError:  # it says something else
+        return None
+    return found
+
+
+def splits_in(name: str) -> set[str]:
+    """The split that a path names, if it is one."""
+    found = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_NAMES}
+    return found if len(found) == 1 else set()
 
 
 def of_table(path: Path) -> Source:
@@ -109,6 +141,8 @@ def of_table(path: Path) -> Source:
     for modality in ("image", "audio", "video"):
         if modality in found:
             return Table(path=str(path), modality=modality, file=found[modality], **roles)
+    if pairs := sniff_pairs.in_columns(path, known, found):
+        return pairs
     if "text" in found:
         return Text(path=str(path), text=found["text"], **roles)
     if "time" in found or "series" in found:
@@ -118,7 +152,8 @@ def of_table(path: Path) -> Source:
         return SeriesTable(path=str(path), time=found.get("time"), series=found.get("series"), **rest)
     raise PipelineError(
         f"{path}: its columns ({', '.join(known[:20]) or 'none'}) do not tell what it holds: name one image (and caption), audio, "
-        "video or text, or time beside measurements, or user, item and timestamp; or write the source yourself"
+        "video or text, two by their languages (en, de), or time beside measurements, or user, item and timestamp; or write the "
+        "source yourself"
     )
 
 

@@ -74,10 +74,10 @@ DEMOS = {
     "mnist_5k": "image", "instruments": "audio", "sample_videos": "video", "lee_news": "text", "wikipedia_stems": "text",
     "newsgroups": "text", "movielens_titles": "text", "emoji": "image_text", "movielens_100k": "interactions",
     "smartwatch": "series", "japanese_vowels": "series",
-    "trees": "objects", "brain": "masks",
+    "trees": "objects", "brain": "masks", "messages_en_fr": "translation",
 }  # fmt: skip
-"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`, with masks, `masks`; read by
-`demo_MEDIUM.py`."""
+"""The demo data there is, with its medium, which is its modality or, of images with boxes, `objects`, with masks, `masks`, of texts
+with another side, `translation`; read by `demo_MEDIUM.py`."""
 
 
 class Demo(Part):
@@ -92,7 +92,7 @@ class Demo(Part):
 
     @property
     def modality(self) -> str:
-        return "image" if self.medium in ("objects", "masks") else self.medium
+        return {"objects": "image", "masks": "image", "translation": "text"}.get(self.medium, self.medium)
 
 
 Source = Annotated[

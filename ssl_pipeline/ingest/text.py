@@ -31,12 +31,14 @@ class Texts:
             except BadSample as reason:
                 raise BadSample(f"target {reason}") from reason
         columns = {"text": text, "target": target, "characters": len(text)}
-        return Sample(identity(text, target), columns, {"characters": len(text)})
+        counted = {"characters": len(text)} | ({"pairs": 1} if target is not None else {})
+        return Sample(identity(text, target), columns, counted)
 
     def summary(self, tallies: dict[str, Counter[int]]) -> dict[str, Any]:
         lengths = {name: value[0] for name, value in ranges(tallies, "characters").items()}
         total = sum(length * count for length, count in tallies["characters"].items())
-        return {"characters": lengths | {"total": total}}
+        pairs = {"pairs": tallies["pairs"].total()} if "pairs" in tallies else {}
+        return {"characters": lengths | {"total": total}} | pairs
 
 
 def decode(data: bytes) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import zipfile
 
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 import soundfile
 
 from ssl_pipeline.ingest.images import Images
+from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.ingest.look import image_size, look
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
-from ssl_pipeline.ingest.source_objects import Voc
+from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Table
@@ -179,3 +182,102 @@ def test_several_machines_in_one_table_are_recordings_and_y_is_measured(tmp_path
     found = look(tmp_path / "m.csv")
     assert found.source == SeriesTable(path=str(tmp_path / "m.csv"), series="machine", time="time", window=128)
     assert found.samples == 4 and found.about == "windows of 128 steps of 2 channels" and found.classes is None
+
+
+PAIR_ROWS = {"english": ["A red cat sleeps", "Two dogs"] * 3, "german": ["Eine rote Katze schläft", "Zwei Hunde"] * 3}
+
+
+@pytest.mark.parametrize("columns", ["en de", "English German", "source target", "src tgt", "en-GB fr_FR"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_pairs_in_columns_that_are_called_as_languages_are(tmp_path, columns, kind):
+    left, right = columns.split()
+    frame = pd.DataFrame(
+        {"no": range(6), left: PAIR_ROWS["english"], right: PAIR_ROWS["german"], "split": ["train"] * 6}
+    )
+    path = tmp_path / f"pairs.{kind}"
+    match kind:
+        case "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        case "parquet":
+            frame.to_parquet(path)
+        case _:
+            frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
+    found = look(path)
+    assert found.source == Text(path=str(path), text=left, target=right, split="split")
+    assert found.pairs and found.samples == 6 and found.about.startswith("pairs of texts")
+    assert not any("labels" in note for note in found.notes)
+
+
+def test_numbers_and_what_stands_beside_a_text_are_no_pairs(tmp_path):
+    pd.DataFrame({"source": [1, 2], "target": [2, 3]}).to_csv(tmp_path / "edges.csv", index=False)
+    with pytest.raises(PipelineError, match="do not tell what it holds"):
+        look(tmp_path / "edges.csv")
+    pd.DataFrame({"text": ["so it is", "so it was"], "source": ["bbc", "dpa"], "target": ["a", "b"]}).to_csv(
+        tmp_path / "news.csv", index=False
+    )
+    found = look(tmp_path / "news.csv")
+    assert found.source == Text(path=str(tmp_path / "news.csv"), label="target") and not found.pairs
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["train.de", "train.en", "val.de", "val.en"], ["train.en", "train.de"]),
+        (["de.txt", "en.txt"], ["en.txt", "de.txt"]),
+        (["a.fr-de.de.gz", "a.fr-de.fr.gz", "README"], ["a.fr-de.de.gz", "a.fr-de.fr.gz"]),
+        (["test.src", "test.tgt", "train.src", "train.tgt"], ["train.src", "train.tgt"]),
+    ],
+)
+def test_pairs_in_files_line_by_line(tmp_path, names, chosen):
+    (folder := tmp_path / "corpus").mkdir()
+    with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
+        for name in names:
+            data = "\n".join(f"{name} says {n}" for n in range(4)).encode()
+            (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+            archive.write(folder / name, f"corpus/{name}")
+    left, right = chosen
+    found = look(folder)
+    assert found.source == Text(path=str(folder / left), parallel=right) and found.samples == 4
+    assert f"Pairs are the lines of {left} and {right}; what else lies there is passed over." in found.notes
+    path = str(tmp_path / "corpus.zip")
+    assert look(tmp_path / "corpus.zip").source == Text(path=path, member=f"corpus/{left}", parallel=f"corpus/{right}")
+
+
+def test_a_folder_around_the_data_is_passed_over(photos, tmp_path):
+    (around := tmp_path / "around" / "download").mkdir(parents=True)
+    (around.parent / ".DS_Store").write_text("x")
+    photos.rename(around / "photos")
+    found = look(around.parent)
+    assert found.source == Folder(path=str(around / "photos")) and found.classes == {"cat": 20, "dog": 20}
+    (tmp_path / "table").mkdir()
+    pd.DataFrame(PAIR_ROWS).to_csv(tmp_path / "table/list.csv", index=False)
+    assert look(tmp_path / "table").pairs
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (["labels.json"], {"annotations": "labels.json"}),
+        (
+            ["annotations/instances_train2017.json", "annotations/instances_val2017.json", "annotations/captions_val2017.json"],
+            {"train": "annotations/instances_train2017.json", "validation": "annotations/instances_val2017.json"},
+        ),
+        (
+            ["train/_annotations.coco.json", "valid/_annotations.coco.json", "test/_annotations.coco.json"],
+            {s: f"{n}/_annotations.coco.json" for s, n in zip(SPLITS, ("train", "valid", "test"), strict=True)},
+        ),
+        (["one.json", "other.json"], None),
+    ],
+)  # fmt: skip
+def test_cocos_json_is_a_source_of_boxes(tmp_path, png, files, named):
+    for number, file in enumerate(files):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+        boxes = [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}]
+        listed = {"images": [{"id": 1, "file_name": f"{number}.png"}], "categories": [{"id": 1, "name": "cell"}]}
+        (tmp_path / file).write_text(json.dumps(listed | {"annotations": boxes}))
+    found = look(tmp_path)
+    path = str(tmp_path)
+    assert found.source == (Coco(path=path, **named) if named else Folder(path=path)) and found.unusable in (0, 0.5)
+    (tmp_path / files[0]).write_text("[]")
+    assert not isinstance(look(tmp_path).source, Coco)

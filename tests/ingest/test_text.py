@@ -75,6 +75,8 @@ def test_a_pairs_other_side_is_checked_too():
 def test_columns_and_summary():
     schema = schema_of(Texts())
     assert schema.names == ["sample_id", "text", "label", "group", "source", "target", "characters"]
+    assert Texts().read(b"a dog", {"target": "ein Hund"}).counted == {"characters": 5, "pairs": 1}
+    assert Texts().summary({"characters": Counter([5]), "pairs": Counter([1])})["pairs"] == 1
     assert Texts().summary({"characters": Counter({3: 2, 10: 1, 20: 1})}) == {
         "characters": {"min": 3, "median": 3, "max": 20, "total": 36}
     }

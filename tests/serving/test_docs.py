@@ -19,7 +19,7 @@ from ssl_pipeline.ingest.shards import rows
 from ssl_pipeline.orchestration.serve import stop
 from ssl_pipeline.project import Project
 from ssl_pipeline.store import Stage
-from tests.export.conftest import RECIPES, free_port, wait_for
+from tests.serving.conftest import RECIPES, free_port, wait_for
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 STEP = re.compile(

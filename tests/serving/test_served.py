@@ -36,7 +36,7 @@ from ssl_pipeline.ingest.shards import rows
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext import pack
 from ssl_pipeline.project import Project
-from tests.export.conftest import RECIPES, answers, free_port, serving
+from tests.serving.conftest import RECIPES, answers, free_port, serving
 
 COUNT = 1000
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
