@@ -141,7 +141,7 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
         waits = [row["data_wait_share"] for row in curve if "data_wait_share" in row]
         return summary | {
             "samples_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
-            "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_uri,
+            "mlflow_run_id": run_id, "mlflow_url": url, "tracking_uri": project.tracking_place,
             "made_from": origin | {"pretext_labels": labels.key},
         }  # fmt: skip
 

@@ -29,7 +29,7 @@ def open_run(project: Project, recipe: Recipe, key: str, data: Stage, tracker: T
 
 def run_of(project: Project, recipe: Recipe, encoder: Stage, data: Stage, tracker: Tracker) -> str:
     """The run that trained the encoder, or one that stands for it where another MLflow is used since."""
-    if encoder.summary["tracking_uri"] == project.tracking_uri:
+    if encoder.summary["tracking_uri"] == project.tracking_place:
         return encoder.summary["mlflow_run_id"]
     run_id = open_run(project, recipe, encoder.key, data, tracker)
     tracker.end(run_id)

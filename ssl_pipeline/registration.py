@@ -71,18 +71,18 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         pack = prepared(project, recipe, features)[1]
         files += [path for name in READS if (path := pack.path / name).exists()]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
-        with store.lock(f"champion-{recipe.name}", say):
+        with store.lock(f"champion-{recipe.name}", say), tracker.lock(f"champion-{recipe.name}"):
             reason = why_promote(project, recipe, tracker, data, key, value)
             if reason.startswith("promoted"):
                 registry.promote(tracker, recipe.name, version, reason)
         say(f"model {recipe.name!r} version {version}: {reason}")
         return {
             "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
-            "champion": reason.startswith("promoted"), "reason": reason, "tracking_uri": project.tracking_uri,
+            "champion": reason.startswith("promoted"), "reason": reason, "tracking_uri": project.tracking_place,
             "run_id": run_id, "gates": [vars(gate) for gate in checked],
         }  # fmt: skip
 
-    config: dict[str, Any] = {"name": recipe.name, "tracking_uri": project.tracking_uri}
+    config: dict[str, Any] = {"name": recipe.name, "tracking_uri": project.tracking_place}
     config["promote"] = recipe.promote.model_dump(mode="json") if recipe.promote else None
     inputs = {
         "encoder": encoder.key,

@@ -1,10 +1,13 @@
 """Runs whose process is gone. Dagster's default launcher does not notice: they stay STARTED for ever, and keep their
-turn in the pool, so that nothing else trains. For an instance that one machine uses, as SQLite allows no more."""
+turn in the pool, so that nothing else trains. Where several machines share a database, each looks after its own."""
 
 from __future__ import annotations
 
 import dagster as dg
 import psutil
+
+from ssl_pipeline import database
+from ssl_pipeline.orchestration.instance import MACHINE
 
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -13,11 +16,16 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
     """Marks dead runs as failed, gives their turns back, and returns their ids."""
     reaped = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        if is_dead(instance, run.run_id):
+        if is_here(run) and is_dead(instance, run.run_id):
             instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             reaped.append(run.run_id)
     return reaped
+
+
+def is_here(run: dg.DagsterRun) -> bool:
+    """Whether the run's process numbers are this machine's."""
+    return run.tags[MACHINE] == database.machine() if MACHINE in run.tags else not database.url()
 
 
 def is_dead(instance: dg.DagsterInstance, run_id: str) -> bool:
