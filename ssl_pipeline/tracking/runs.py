@@ -210,7 +210,7 @@ class Tracker:
 
 
 def sign_in(uri: str) -> str:
-    """The URI as MLflow's client takes it: a server's without the user and password that it may hold: they move into the variables that MLflow reads."""
+    """The URI as MLflow's client takes it. The user and password that a server's may hold move into MLflow's variables."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return database.with_driver(uri)

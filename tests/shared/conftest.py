@@ -124,7 +124,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     server = moto.ThreadedMotoServer(port=0, verbose=False)
     server.start()
-    address = "http://127.0.0.1:{}".format(server.get_host_and_port()[1])
+    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     values = {
         "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": f"{SECRET}-s3",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "MLFLOW_S3_ENDPOINT_URL": address,

@@ -13,6 +13,7 @@ import pytest
 from ssl_pipeline import database
 from ssl_pipeline.orchestration.instance import MACHINE, ProjectInstance, instance, pool
 from ssl_pipeline.orchestration.reaper import reap
+from ssl_pipeline.orchestration.serve import stores
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 from tests.shared.conftest import SECRET, Postgres
@@ -43,7 +44,7 @@ def test_what_is_no_url_of_postgresql_is_refused_without_being_repeated(monkeypa
         ("postgresql://anna:p/ss@host/db", "postgresql://host/db"),
         ("sqlite:////home/anna@work/mlflow.db", "sqlite:////home/anna@work/mlflow.db"),
         ("http://host:5000/models/cats@champion", "http://host:5000/models/cats@champion"),
-        ("API request to https://a:b@h/api failed for models:/cats@champion", "API request to https://h/api failed for models:/cats@champion"),
+        ("https://a:b@h/api failed for models:/cats@champion", "https://h/api failed for models:/cats@champion"),
     ],
 )  # fmt: skip
 def test_a_place_is_told_without_its_password(uri: str, place: str) -> None:
@@ -131,3 +132,23 @@ def test_each_machine_reaps_its_own_dead_runs_only(root: Path, shared: str) -> N
         assert found and found.tags[MACHINE] == database.machine()
         (other,) = [run for run in opened.get_runs() if run.run_id != reaped]
         assert other.status == dg.DagsterRunStatus.STARTED
+
+
+def test_up_serves_mlflow_from_variables(tmp_path: Path, monkeypatch) -> None:
+    """None of it stands in a command line."""
+    for name in (
+        "MLFLOW_BACKEND_STORE_URI",
+        "MLFLOW_ARTIFACTS_DESTINATION",
+        "MLFLOW_TRACKING_URI",
+        "SSL_PIPELINE_STORE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    alone = stores(Project(tmp_path))
+    assert set(alone) == {"MLFLOW_BACKEND_STORE_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"}
+    assert alone["MLFLOW_BACKEND_STORE_URI"].startswith("sqlite:///")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://a:b@host/mlflow")
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", "s3://team/mlflow")
+    assert stores(Project(tmp_path)) == {
+        "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://a:b@host/mlflow",
+        "MLFLOW_ARTIFACTS_DESTINATION": "s3://team/mlflow",
+    }
