@@ -107,7 +107,7 @@ def status(as_json: AsJson = False) -> None:
     datasets, recipes = load_all(here)
     with nothing_on_stdout(as_json) as stdout:
         report = {
-            "tracking_uri": here.tracking_uri,
+            "tracking_uri": here.tracking_place,
             "datasets": [{"name": d.name, "digest": digest(here, d.name)} for d in datasets],
             "recipes": [
                 {"name": r.name, "modality": r.encoder.kind, "model": r.name, "champion": champion(here, r.name)}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ssl_pipeline import database
 from ssl_pipeline.store import Store
 
 
@@ -46,10 +47,19 @@ class Project:
     @property
     def has_tracking(self) -> bool:
         """Whether there may be runs: a SQLite file is made by the first one, and not by asking."""
-        database = self.tracking_uri.removeprefix("sqlite:///")
-        return database == self.tracking_uri or Path(database).exists()
+        path = self.tracking_uri.removeprefix("sqlite:///")
+        return path == self.tracking_uri or Path(path).exists()
+
+    @property
+    def tracking_place(self) -> str:
+        """The same for people and records: without the user and password that it may hold."""
+        return database.without_password(self.tracking_uri)
+
+    @property
+    def tracks_on_a_server(self) -> bool:
+        return self.tracking_uri.startswith(("http://", "https://"))
 
     @property
     def artifacts(self) -> Path:
-        """Where MLflow keeps files when the tracking URI is the local one."""
+        """Where MLflow keeps files when the tracking URI is a database."""
         return self.store.root / "mlflow" / "artifacts"

@@ -94,13 +94,13 @@ class Curves:
 
     def where(self) -> dict[str, str]:
         """What a summary says of the run."""
-        where = {"mlflow_run_id": self.run_id, "tracking_uri": self.project.tracking_uri}
+        where = {"mlflow_run_id": self.run_id, "tracking_uri": self.project.tracking_place}
         return where | {"mlflow_url": self.tracker.url(self.run_id)}
 
 
 def run_of(project: Project, recipe: Recipe, encoder: Stage, data: Stage, tracker: Tracker) -> str:
     """The run that trained the encoder, or one that stands for it where another MLflow is used since."""
-    if encoder.summary["tracking_uri"] == project.tracking_uri:
+    if encoder.summary["tracking_uri"] == project.tracking_place:
         return encoder.summary["mlflow_run_id"]
     run_id = open_run(project, recipe, encoder.key, data, tracker)
     tracker.end(run_id)

@@ -79,13 +79,13 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         notify("promoted" if decided.promoted else "not promoted", decided.why, model=recipe.name, version=version)
         return {
             "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
-            "champion": decided.promoted, "reason": decided.why, "tracking_uri": project.tracking_uri,
+            "champion": decided.promoted, "reason": decided.why, "tracking_uri": project.tracking_place,
             "run_id": run_id, "gates": [vars(gate) for gate in checked],
             "made_from": {"dataset": digest, "pretrained_encoder": encoder.key, "features": features.key}
             | {kind: stage.key for kind, stage in measured.items()},
         }  # fmt: skip
 
-    config: dict[str, Any] = {"name": recipe.name, "tracking_uri": project.tracking_uri}
+    config: dict[str, Any] = {"name": recipe.name, "tracking_uri": project.tracking_place}
     config["promote"] = recipe.promote.model_dump(mode="json") if recipe.promote else None
     inputs = {
         "encoder": encoder.key,

@@ -13,7 +13,7 @@ from ssl_pipeline import chain, recipe
 from ssl_pipeline import leaderboard as leaderboards
 from ssl_pipeline.evaluate.any_evaluation import KINDS as EVALUATIONS
 from ssl_pipeline.evaluate.settings import EvaluationPart
-from ssl_pipeline.orchestration import metadata
+from ssl_pipeline.orchestration import instance, metadata
 from ssl_pipeline.part import Part, PipelineError
 from ssl_pipeline.project import Project
 from ssl_pipeline.record import ASKED
@@ -93,13 +93,13 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
 
     start = [[config.start_from, "pretrained_encoder"]] if config.start_from else []
 
-    @stage("pretrained_encoder", [config.name, "pretext_labels"], *start, kinds={"pytorch"}, pool="gpu")
+    @stage("pretrained_encoder", [config.name, "pretext_labels"], *start, kinds={"pytorch"}, pool=instance.pool("gpu"))
     def pretrained_encoder(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """The network after self-supervised training (last epoch's weights), with its training curves. An interrupted
         training goes on from its last checkpoint."""
         return result(run(context, lambda project, say: chain.pretrained_encoder(project, config, say)))
 
-    @stage("features", [config.name, "pretrained_encoder"], kinds={"parquet", "pytorch"}, pool="gpu")
+    @stage("features", [config.name, "pretrained_encoder"], kinds={"parquet", "pytorch"}, pool=instance.pool("gpu"))
     def features(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """One embedding a sample from the frozen encoder, and how good they are without looking at any label."""
         return result(run(context, lambda project, say: chain.features(project, config, say)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from ssl_pipeline import database
 from ssl_pipeline.store import Stage
 
 LARGEST_PICTURE = 400_000
@@ -33,7 +34,7 @@ def mlflow_ui() -> str:
     """Where a person's browser finds MLflow: the tracking server, or what `ssl-pipeline up` serves."""
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     served = os.environ.get("SSL_PIPELINE_MLFLOW_UI", "http://127.0.0.1:5000")
-    return (tracking if tracking.startswith("http") else served).rstrip("/")
+    return database.without_password(tracking if tracking.startswith("http") else served).rstrip("/")
 
 
 def _shown(name: str, value: Any, baselines: Mapping[str, Any]) -> dg.MetadataValue[Any]:

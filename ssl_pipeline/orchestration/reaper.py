@@ -1,11 +1,14 @@
 """Runs whose process is gone. Dagster's default launcher does not notice: they stay STARTED for ever, and keep their
-turn in the pool, so that nothing else trains. For an instance that one machine uses, as SQLite allows no more."""
+turn in the pool, so that nothing else trains. Where several machines share a database, each looks after its own."""
 
 from __future__ import annotations
 
 import dagster as dg
 import psutil
 from dagster._core.storage.tags import MAX_RETRIES_TAG
+
+from ssl_pipeline import database
+from ssl_pipeline.orchestration.instance import MACHINE
 
 MOST_ATTEMPTS = 3
 """After which a run that is killed each time stays failed."""
@@ -26,9 +29,14 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
 
 
 def dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """Runs that are recorded as going on and whose process is gone."""
+    """Runs of this machine that are recorded as going on and whose process is gone."""
     going_on = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-    return [run for run in going_on if is_dead(instance, run.run_id)]
+    return [run for run in going_on if is_here(run) and is_dead(instance, run.run_id)]
+
+
+def is_here(run: dg.DagsterRun) -> bool:
+    """Whether the run's process numbers are this machine's."""
+    return run.tags[MACHINE] == database.machine() if MACHINE in run.tags else not database.url()
 
 
 def is_dead(instance: dg.DagsterInstance, run_id: str) -> bool:

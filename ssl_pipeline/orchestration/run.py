@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from ssl_pipeline import chain, recipe
+from ssl_pipeline import chain, database, recipe
 from ssl_pipeline.orchestration import project_definitions
-from ssl_pipeline.orchestration.instance import in_terminal
+from ssl_pipeline.orchestration.instance import MACHINE, in_terminal
 from ssl_pipeline.orchestration.reaper import reap
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
@@ -55,7 +55,7 @@ def run(
                 instance=instance,
                 raise_on_error=False,
                 run_id=run_id,
-                tags={"recipes": ",".join(r.name for r in chosen)[:200]},
+                tags={"recipes": ",".join(r.name for r in chosen)[:200], MACHINE: database.machine()},
             )
         )
     if narrator.interrupted:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from ssl_pipeline import database
 from ssl_pipeline.orchestration.defs_folder import root_module
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
@@ -38,20 +39,25 @@ class Server:
         try:
             with urllib.request.urlopen(self.url, timeout=5):
                 return True
+        except urllib.error.HTTPError as error:
+            return error.code == 401  # it asks who is there
         except (urllib.error.URLError, OSError):
             return False
 
 
 def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[str], None]) -> None:
     """Serves until Ctrl-C or TERM. Raises PipelineError where a port is in use or a server dies."""
-    tracks_here = not project.tracking_uri.startswith(("http://", "https://"))
+    shares = bool(os.environ.get("MLFLOW_BACKEND_STORE_URI"))
+    tracks_here = shares or not project.tracks_on_a_server
     for option, wanted in [("--port", port)] + [("--mlflow-port", mlflow_port)] * tracks_here:
         refuse_used(host, wanted, option)
-    mlflow_url = f"http://{address(host)}:{mlflow_port}" if tracks_here else project.tracking_uri
+    mlflow_url = f"http://{address(host)}:{mlflow_port}" if tracks_here else project.tracking_place
     environment = os.environ | {
         "DAGSTER_HOME": str(project.root), "SSL_PIPELINE_MLFLOW_UI": mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1",
     }  # fmt: skip
+    if shares and not os.environ.get("MLFLOW_TRACKING_URI"):
+        environment["MLFLOW_TRACKING_URI"] = mlflow_url  # runs that start in Dagster go where everyone's go
     reap_dead_runs(project, say)
     folder, module = root_module(project)
     if module == "ssl_pipeline":  # a folder of this name, with recipes only, would hide the package
@@ -61,11 +67,11 @@ def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[
         started.append(start(project, "dagster", f"http://{address(host)}:{port}", dagster, environment, folder))
         if tracks_here:
             project.artifacts.mkdir(parents=True, exist_ok=True)
-            mlflow = [
-                "mlflow", "server", "--backend-store-uri", project.tracking_uri, "--workers", "1",
-                "--default-artifact-root", project.artifacts.as_uri(), "--host", host, "--port", str(mlflow_port),
-            ]  # fmt: skip
-            started.append(start(project, "mlflow", mlflow_url, mlflow, environment, folder))
+            mlflow = ["mlflow", "server", "--workers", "1", "--host", host, "--port", str(mlflow_port)]
+            if os.environ.get("MLFLOW_AUTH_CONFIG_PATH"):
+                mlflow += ["--app-name", "basic-auth"]
+            serving = environment | stores(project)
+            started.append(start(project, "mlflow", mlflow_url, mlflow, serving, folder))
         say(f"starting; this takes half a minute (logs in {project.store.root / 'logs'})")
         waiting = [server.name for server in started]
 
@@ -94,6 +100,17 @@ def until_stopped(started: list[Server], stopped: Callable[[], bool], announce: 
                 why = f"{last_line(server.log)} (all of it: {server.log})"
                 raise PipelineError(f"{server.name} stopped by itself: {why}")
         time.sleep(0.3)
+
+
+def stores(project: Project) -> dict[str, str]:
+    """Where MLflow's server keeps what, in variables: a command line, which may hold a password, is open to everyone on the
+    machine. One that others use passes their files on to a place that only it needs to reach."""
+    backend, files = os.environ.get("MLFLOW_BACKEND_STORE_URI"), project.artifacts.as_uri()
+    if not backend:
+        backend, place = project.tracking_uri, {"MLFLOW_DEFAULT_ARTIFACT_ROOT": files}
+    else:
+        place = {"MLFLOW_ARTIFACTS_DESTINATION": os.environ.get("MLFLOW_ARTIFACTS_DESTINATION") or files}
+    return place | {"MLFLOW_BACKEND_STORE_URI": database.with_driver(backend)}
 
 
 def start(
@@ -163,13 +180,11 @@ def refuse_used(host: str, port: int, option: str) -> None:
 
 
 def reap_dead_runs(project: Project, say: Callable[[str], None]) -> None:
-    import dagster as dg
-
+    from ssl_pipeline.orchestration.instance import instance
     from ssl_pipeline.orchestration.reaper import reap
 
-    os.environ.setdefault("DAGSTER_HOME", str(project.root))
-    with dg.DagsterInstance.get() as instance:
-        for dead in reap(instance):
+    with instance(project) as opened:
+        for dead in reap(opened):
             say(f"run {dead[:8]} was killed earlier; marked as failed")
 
 

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from ssl_pipeline import database
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.store import explain_disk_errors
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 KEY = "ssl_pipeline.key"
 """The run tag that holds the content key."""
@@ -39,13 +41,14 @@ T = TypeVar("T")
 class Tracker:
     """The MLflow tracking server, or database, at `uri`.
 
-    Files of experiments made here go to `artifacts` where `uri` is a SQLite file; a server has a place of its own.
+    Files of experiments made here go to `artifacts` where `uri` is a database; a server has a place of its own. A user and
+    password in a server's URI move to MLflow's own variables, as its errors, which end in Dagster's log, repeat the URI.
     Nothing is contacted before the first call. Every method raises PipelineError, with the URI, where MLflow is down or
     refuses.
     """
 
     def __init__(self, uri: str, artifacts: Path) -> None:
-        self.uri = uri
+        self.uri = sign_in(uri)
         self.artifacts = artifacts.absolute()
         self._logged: dict[tuple[str, str], set[int]] = {}
         """Steps of each (run, metric) that MLflow holds."""
@@ -151,17 +154,18 @@ class Tracker:
         try:
             yield self._client
         except (MlflowException, RequestException, SQLAlchemyError) as error:
-            reason = " ".join(str(error).split())
-            line = (
-                f"MLflow at {self.uri}: {reason[:400]}; start it, or set MLFLOW_TRACKING_URI (unset: a file in store/)"
-            )
-            raise PipelineError(re.sub(r"//[^@/\s]*@", "//***@", line)) from error  # a URI may hold a password
+            reason = database.without_password(" ".join(str(error).split()))
+            place = f"MLflow at {database.without_password(self.uri)}"
+            raise PipelineError(f"{place}: {reason[:400]}; {cure(error)}") from error
 
-    def lock(self, name: str) -> FileLock:
-        """One process at a time on this machine; writers on several machines need a content key of their own each."""
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """One process at a time: on this machine, and where a database is shared, on all that share it. Without one,
+        writers on several machines need a content key of their own each."""
         folder = self.artifacts.parent
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{name}.lock")
+        with FileLock(folder / f"{name}.lock"), database.turn(f"mlflow {name}"):
+            yield
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -201,8 +205,28 @@ class Tracker:
             )
         if found:
             return found.experiment_id
-        location = self.artifacts.as_uri() if self.uri.startswith("sqlite:") else None
+        location = self.artifacts.as_uri() if urlsplit(self.uri).scheme.split("+")[0] in DATABASES else None
         return client.create_experiment(name, artifact_location=location)
+
+
+def sign_in(uri: str) -> str:
+    """The URI as MLflow's client takes it. The user and password that a server's may hold move into MLflow's variables."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return database.with_driver(uri)
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return database.without_password(uri)
+
+
+def cure(error: Exception) -> str:
+    """What to do about an error of MLflow's."""
+    match getattr(error, "get_http_status_code", lambda: 0)():
+        case 401:
+            return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account of that server"
+        case 403:
+            return "its administrator has to give this account MANAGE there (or to everyone, as default_permission)"
+    return "start it, or set MLFLOW_TRACKING_URI (unset: a file in store/)"
 
 
 def legal(name: str) -> str:
