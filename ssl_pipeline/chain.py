@@ -7,26 +7,23 @@ A stage reads what the one before it wrote, through the store, and returns at on
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_pipeline.evaluate.any_evaluation import KINDS as EVALUATIONS
 from ssl_pipeline.ingest.item import SPLITS
+from ssl_pipeline.origins import Say, dump, finish, made_from, prepared, restored, upstream
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
-from ssl_pipeline.record import Curves, log_metrics, open_tracker
+from ssl_pipeline.record import log_metrics, open_tracker
 from ssl_pipeline.store import Stage
+from ssl_pipeline.training import LOOP_VERSION, beginning, begun_from, encoder_config, train
 
 if TYPE_CHECKING:
     from ssl_pipeline.pretext.pack import Pack
-    from ssl_pipeline.pretrain.plan import Plan
 
 # imported when a stage runs: loading recipes must not import torch, MLflow or DVC
 encoders = late("ssl_pipeline.encoders.encoder")
@@ -44,16 +41,10 @@ tracking = late("ssl_pipeline.tracking")
 versioning = late("ssl_pipeline.versioning")
 
 STAGES = ("dataset", "pretext_labels", "pretrained_encoder", "features", *EVALUATIONS, "registered_model")
-LOOP_VERSION = "6"
-"""Raise it when the loop, a view or a task would compute other weights from the same recipe."""
-HOW = {"processes", "shard", "compile", "checkpoint_seconds", "log_every"}
-"""Settings of `pretrain` that say how weights are computed, not which."""
 FEATURES_VERSION = "5"
 ANEW = "anew, as many steps"
 """The control beside a warm start."""
 EVALUATION_VERSION = "7"
-
-Say = Callable[[str], None]
 
 
 def dataset(project: Project, config: Dataset, say: Say = print) -> Stage:
@@ -65,17 +56,6 @@ def dataset(project: Project, config: Dataset, say: Say = print) -> Stage:
     versioning.commit(project.root, config.name, stage.path / "tree")
     project.store.set_current(config.name, stage)
     return stage
-
-
-def restored(project: Project, name: str, digest: str, say: Say = print) -> Stage:
-    """A version of a dataset, from DVC's cache or remote."""
-
-    def write(folder: Any) -> dict[str, Any]:
-        versioning.restore(project.root, name, digest, folder / "tree")
-        described = json.loads((folder / "tree" / "dataset.json").read_text())
-        return described | {"digest": digest, "reasons": {}, "quarantined_fraction": 0.0}
-
-    return project.store.build("dataset", {"version": digest}, {}, "1", write, on_wait=say)
 
 
 def pretext_labels(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -107,92 +87,6 @@ def pretrained_encoder(project: Project, recipe: Recipe, say: Say = print) -> St
     """pretext labels -> encoder: the training loop in a process of its own, its curves to MLflow as they come."""
     labels = upstream(project, recipe.name, "pretext_labels")
     return finish(project, recipe, train(project, recipe, labels, beginning(project, recipe, labels, say), say))
-
-
-def train(
-    project: Project, recipe: Recipe, labels: Stage, begun: Stage | None, say: Say, steps: int | None = None
-) -> Stage:
-    """An encoder that goes on from `begun`, or a fresh one; trained for `steps` instead of the recipe's epochs."""
-    from ssl_pipeline.pretrain.progress import bar
-
-    data, pack, origin = prepared(project, recipe, labels)
-    config: dict[str, Any] = training(recipe)
-    inputs = {"pretext_labels": labels.key}
-    if begun:
-        inputs["start_from"] = begun.key
-    if steps:
-        config["steps"] = steps
-
-    def write(folder: Any) -> dict[str, Any]:
-        key = project.store.key("pretrained_encoder", config, inputs, LOOP_VERSION)
-        curves = Curves(project, recipe, key, data, say)
-        try:
-            with bar(recipe.name) as show:
-
-                def follow(new: list[dict[str, float]]) -> None:
-                    curves.add(new)
-                    show(new[-1])
-
-                plan = launch.Plan(steps=steps) if begun is None else going_on(project, recipe, begun, pack, say)
-                summary = launch.run(recipe, pack, folder, follow, plan, say)
-            curve = curves.rows()
-            (folder / "curves.png").write_bytes(pictures.curves(curve, summary["steps"], summary["collapse_loss"]))
-            curves.finish([folder / "curves.png", labels.path / "sheet.png"])
-        except BaseException:
-            curves.fail()
-            raise
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # last: whatever failed above can be tried again
-        speeds = sorted(row["samples_per_second"] for row in curve if "samples_per_second" in row)
-        waits = [row["data_wait_share"] for row in curve if "data_wait_share" in row]
-        return summary | {
-            "samples_per_second": round(speeds[len(speeds) // 2], 1), "data_wait_share": round(sum(waits) / len(waits), 4),
-            **curves.where(), "made_from": origin | inputs,
-        }  # fmt: skip
-
-    return project.store.build("pretrained_encoder", config, inputs, LOOP_VERSION, write, resumable=True, on_wait=say)
-
-
-def training(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe decides the weights."""
-    config: dict[str, Any] = {"pretext": dump(recipe.pretext), "encoder": encoder_config(recipe)}
-    config["pretrain"] = recipe.pretrain.model_dump(mode="json", exclude=HOW)
-    if recipe.retrain.warm_start:
-        config["replay"] = recipe.retrain.warm_start.replay
-    return config
-
-
-def beginning(project: Project, recipe: Recipe, labels: Stage, say: Say) -> Stage | None:
-    """The encoder to go on from: another recipe's, or with a warm start the champion's. What was trained on this data already
-    keeps its beginning, although it is the champion now: else each run would train once more."""
-    if recipe.start_from:
-        return upstream(project, recipe.start_from, "pretrained_encoder")
-    if not recipe.retrain.warm_start:
-        return None
-    reigning = tracking.champion(open_tracker(project), recipe.name)
-    champion = project.store.get("pretrained_encoder", reigning.tags["encoder"]) if reigning else None
-    for known in filter(None, (project.store.current(recipe.name, "pretrained_encoder"), champion)):
-        if known.config == training(recipe) and known.summary["made_from"]["pretext_labels"] == labels.key:
-            return begun_from(project, known)
-    if reigning and not champion:
-        say(
-            f"note: the encoder of the champion, version {reigning.version}, is not in this store: a fresh one is trained"
-        )
-    return champion
-
-
-def begun_from(project: Project, trained: Stage) -> Stage | None:
-    """What an encoder went on from."""
-    return made_from(project, trained, "start_from") if "start_from" in trained.summary["made_from"] else None
-
-
-def going_on(project: Project, recipe: Recipe, begun: Stage, pack: Pack, say: Say) -> Plan:
-    """With a warm start, the samples that the encoder has not seen are told from those to replay."""
-    if not recipe.retrain.warm_start:
-        return launch.Plan(begun.path)
-    digest = begun.summary["made_from"]["dataset"]
-    seen = dataset_of(project, digest) or restored(project, recipe.dataset, digest, say)
-    known = {row["sample_id"] for row in shards.rows(seen.path / "tree", "train", ["sample_id"])}
-    return launch.Plan(begun.path, (~pack.index("train")["sample_id"].isin(known)).to_numpy().nonzero()[0])
 
 
 def features(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -356,49 +250,6 @@ def run_recipe(
     return done
 
 
-def upstream(project: Project, owner: str, stage: str) -> Stage:
-    """The stage that this one reads. Raises PipelineError where it has not been made."""
-    if found := project.store.current(owner, stage):
-        return found
-    what = f"dataset {owner!r} has" if stage == "dataset" else f"{stage} of recipe {owner!r} has"
-    raise PipelineError(
-        f"{what} not been built: materialize {owner}/{stage} first, or `ssl-pipeline run` the whole chain"
-    )
-
-
-def made_from(project: Project, stage: Stage, name: str) -> Stage:
-    """The stage `name` that this one was computed from, whatever its owner uses by now; a dataset goes by its digest."""
-    key = stage.summary["made_from"][name]
-    made_by = {"item_features": "features", "start_from": "pretrained_encoder"}.get(name, name)
-    if found := dataset_of(project, key) if name == "dataset" else project.store.get(made_by, key):
-        return found
-    raise PipelineError(
-        f"{stage.name} {stage.key} was made from {name} {key}, which is not in the store any more: run the recipe again"
-    )
-
-
-def dataset_of(project: Project, digest: str) -> Stage | None:
-    """A dataset by its digest."""
-    return next((one for one in project.store.finished("dataset") if one.summary["digest"] == digest), None)
-
-
-def finish(project: Project, recipe: Recipe, stage: Stage) -> Stage:
-    project.store.set_current(recipe.name, stage)
-    return stage
-
-
-def prepared(project: Project, recipe: Recipe, before: Stage | None = None) -> tuple[Stage, Pack, dict[str, str]]:
-    """The dataset and its pack, as the stage `before` was made from them or as they are by now; and what a stage notes of them
-    in `made_from`."""
-    data = made_from(project, before, "dataset") if before else upstream(project, recipe.dataset, "dataset")
-    origin = {"dataset": data.summary["digest"]}
-    described = None
-    if about := recipe.upstream.get("encoder.item_features"):
-        described = made_from(project, before, "item_features") if before else upstream(project, about, "features")
-        origin["item_features"] = described.key
-    return data, packs.open_pack(packs.build(project.store, data, recipe.encoder, described)), origin
-
-
 def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
     """Says before training, not after, that an evaluation lacks the labels it needs."""
     for part in recipe.evaluations:
@@ -418,30 +269,3 @@ def refuse_unlabelled(recipe: Recipe, data: Stage) -> None:
         )
     if len(classes) < 2:
         raise PipelineError(f"dataset {recipe.dataset!r}: one class only ({classes[0]!r}); {needing} needs two: {cure}")
-
-
-def encoder_config(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's encoder, with the content of local weights: other files under the same name are another encoder."""
-    config = dump(recipe.encoder)
-    towers = [config, *(part for part in config.values() if isinstance(part, dict))]
-    for tower in towers:
-        if isinstance(tower.get("pretrained"), str):
-            tower["weights"] = content_of(Path(tower["pretrained"]).expanduser())
-    return config
-
-
-def content_of(path: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of each file in a folder."""
-    digests = {}
-    try:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                with open(file, "rb") as opened:
-                    digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise PipelineError(f"encoder.pretrained {path}: cannot be read: {error.strerror}") from error
-    return digests
-
-
-def dump(part: Any) -> dict[str, Any]:
-    return part.model_dump(mode="json")

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from ssl_pipeline import chain
+from ssl_pipeline import origins
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.encoders.encoder import Encoder
 from ssl_pipeline.features import extract
@@ -39,15 +39,15 @@ def samples_in(tree: Path) -> frozenset[str]:
 
 def unseen(project: Project, encoder: Stage, data: Stage) -> int:
     """How many samples of a dataset version the encoder's own version has not."""
-    seen = chain.dataset_of(project, encoder.summary["made_from"]["dataset"])
+    seen = origins.dataset_of(project, encoder.summary["made_from"]["dataset"])
     return len(samples_in(data.path / "tree") - (samples_in(seen.path / "tree") if seen else frozenset()))
 
 
-def drift(project: Project, recipe: Recipe, say: chain.Say = print) -> Stage:
+def drift(project: Project, recipe: Recipe, say: origins.Say = print) -> Stage:
     """The stage `drift`: what the dataset has that the encoder's data had not, beside held-out samples that it had."""
-    trained = chain.upstream(project, recipe.name, "pretrained_encoder")
-    known = chain.upstream(project, recipe.name, "features")
-    data, pack, origin = chain.prepared(project, recipe)
+    trained = origins.upstream(project, recipe.name, "pretrained_encoder")
+    known = origins.upstream(project, recipe.name, "features")
+    data, pack, origin = origins.prepared(project, recipe)
     inputs = {"features": known.key, "dataset": data.summary["digest"]}
 
     def write(folder: Path) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def drift(project: Project, recipe: Recipe, say: chain.Say = print) -> Stage:
         return summary | {"made_from": origin | {"features": known.key, "pretrained_encoder": trained.key}}
 
     stage = project.store.build("drift", {"recipe": recipe.name}, inputs, CODE_VERSION, write, on_wait=say)
-    return chain.finish(project, recipe, stage)
+    return origins.finish(project, recipe, stage)
 
 
 def stored(pack: Pack, rows: pd.DataFrame) -> Arrays:

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_pipeline.chain import Say, upstream
+from ssl_pipeline.origins import Say, upstream
 from ssl_pipeline.part import late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssl_pipeline import chain, tracking
+from ssl_pipeline import origins, tracking, training
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretrain import launch
 from ssl_pipeline.project import Project
@@ -55,12 +55,12 @@ def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
             raise PipelineError(
                 f"{uri}: its training ({key}) is not in the store any more, which says from what it went on"
             )
-        data = chain.restored(project, recipe.dataset, version.tags["data_digest"], say)
+        data = origins.restored(project, recipe.dataset, version.tags["data_digest"], say)
         say(f"data        {recipe.dataset} {data.summary['digest']} restored, every file verified")
-        pack = chain.prepared(project, recipe, trained)[1]
+        pack = origins.prepared(project, recipe, trained)[1]
         with tempfile.TemporaryDirectory() as folder:
-            begun = chain.begun_from(project, trained)
-            plan = chain.going_on(project, recipe, begun, pack, say) if begun else None
+            begun = training.begun_from(project, trained)
+            plan = training.going_on(project, recipe, begun, pack, say) if begun else None
             launch.run(recipe, pack, Path(folder), lambda rows: None, plan, say)
             again = Path(folder, WEIGHTS)
             if sha256(again) == sha256(registered):

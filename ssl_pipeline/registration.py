@@ -10,6 +10,7 @@ from ssl_pipeline import gates, promotion, versioning
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.export.deployed import DeployedEncoder
 from ssl_pipeline.notify import notify
+from ssl_pipeline.origins import Say, made_from, prepared, upstream
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.promotion import Evidence
 from ssl_pipeline.record import actor, run_of
@@ -18,7 +19,6 @@ from ssl_pipeline.store import write_json
 from ssl_pipeline.tracking import registry
 
 if TYPE_CHECKING:
-    from ssl_pipeline.chain import Say
     from ssl_pipeline.project import Project
     from ssl_pipeline.recipe import Recipe
     from ssl_pipeline.store import Stage
@@ -33,8 +33,6 @@ READS = ("tokenizer.json", "vocabulary.parquet")
 
 def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> Stage:
     """The stage `registered_model`. Raises PipelineError naming each gate that does not hold; nothing is registered then."""
-    from ssl_pipeline.chain import made_from, prepared, upstream
-
     store = project.store
     measured: dict[str, Stage] = {e.kind: upstream(project, recipe.name, e.kind) for e in recipe.evaluations}
     evaluated = measured.get(recipe.promote.evaluation) if recipe.promote else None

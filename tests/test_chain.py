@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ssl_pipeline import chain
+from ssl_pipeline import chain, origins
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
@@ -92,7 +92,7 @@ def test_an_old_version_of_the_data_can_be_run_again(project, make_recipe):
     assert again.summary["samples"] == old.summary["samples"]
     back = chain.pretext_labels(project, recipe)
     assert back.key == old_labels.key and back.reused
-    assert chain.made_from(project, back, "dataset").path == again.path
+    assert origins.made_from(project, back, "dataset").path == again.path
 
 
 @pytest.mark.slow
