@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from ssl_pipeline import chain, recipe
 from ssl_pipeline.orchestration import project_definitions
@@ -55,7 +56,8 @@ def run(
                 instance=instance,
                 raise_on_error=False,
                 run_id=run_id,
-                tags={"recipes": ",".join(r.name for r in chosen)[:200]},
+                # the daemon could not start again what a terminal started
+                tags={"recipes": ",".join(r.name for r in chosen)[:200], MAX_RETRIES_TAG: "0"},
             )
         )
     if narrator.interrupted:

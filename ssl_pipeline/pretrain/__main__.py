@@ -68,7 +68,7 @@ def main(folder: Path) -> int:
     except Exception as error:
         traceback.print_exc()
         if not (folder / "failure.json").exists():  # of several processes, the first to fail knows why
-            now = job["accumulate"] or recipe.pretrain.accumulate
+            now = job["plan"]["accumulate"] or recipe.pretrain.accumulate
             pieces = more_pieces(recipe, packed, now) if is_full(error) else None
             write_json(folder / "failure.json", {"cause": explain(error), "accumulate": pieces})
         return FAILED
