@@ -21,21 +21,26 @@ import psutil
 CHECKOUT = Path(__file__).parents[1]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, stderr: int | None = None) -> subprocess.Popen[str]:
     """The command line, in a session of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "ssl_pipeline.cli", *arguments],
-        cwd=CHECKOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=CHECKOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=stderr, text=True,
+        start_new_session=True,
     )  # fmt: skip
 
 
 def training(root: Path) -> list[int]:
     """Processes that train in this project."""
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if f"ssl_pipeline.pretrain {root}" in words(p)]
+    return [p.pid for p in psutil.process_iter() if f"ssl_pipeline.pretrain {root}" in words(p)]
 
 
 def words(process: psutil.Process) -> str:
-    return " ".join(process.info["cmdline"] or [])
+    """Its command; empty where it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def free_port() -> int:
@@ -88,7 +93,7 @@ class Up:
     def child(self, *wanted: str) -> psutil.Process:
         """The process below `up` whose command has all these words."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        (found,) = [p for p in below if all(one in " ".join(p.cmdline()) for one in wanted)]
+        (found,) = [p for p in below if all(one in words(p) for one in wanted)]
         return found
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG
+from sqlalchemy.exc import OperationalError
 
 from ssl_pipeline import chain, recipe
 from ssl_pipeline.orchestration import project_definitions
@@ -40,7 +41,7 @@ def run(
     """
     keys = selected(chosen, recipes, to)
     narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys})
-    with warnings.catch_warnings(), in_terminal(project) as instance, interruptible():
+    with warnings.catch_warnings(), explained(project, narrator), in_terminal(project) as instance, interruptible():
         warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))  # type: ignore[arg-type]
         for dead in reap(instance):
             say(f"run {dead[:8]} was killed earlier; marked as failed")
@@ -145,6 +146,19 @@ class Narrator:
         unexpected = " ".join(error.message.split()) if error else "failed"
         title = self.stages.get(str(event.step_key), str(event.step_key))
         self.failures.append(described or f"{title}: {unexpected}; --verbose shows where")
+
+
+@contextmanager
+def explained(project: Project, narrator: Narrator) -> Iterator[None]:
+    """Where the disk is full, Dagster cannot record so much as that: its database is in the store too."""
+    try:
+        yield
+    except OperationalError as error:
+        cure = "free space there or set SSL_PIPELINE_STORE to a larger disk; finished stages are untouched, run again to go on"
+        place = project.store.root / "dagster"
+        raise PipelineError(
+            "; ".join([*narrator.failures, f"Dagster's database in {place}: {error.orig}: {cure}"])
+        ) from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -174,4 +175,5 @@ def address(host: str) -> str:
 
 
 def last_line(log: Path) -> str:
-    return (log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"])[-1]
+    plain = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace"))
+    return (plain.strip().splitlines() or ["nothing was printed"])[-1]

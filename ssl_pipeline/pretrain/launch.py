@@ -31,6 +31,8 @@ PATIENCE_SECONDS = 60
 """What the child gets to write its checkpoint after TERM, before KILL."""
 MOST_DEATHS = 3
 """Times that the child may be killed, or crash, before it writes a new checkpoint; after that it would go on like this."""
+SPEECHLESS = 4
+"""The child's exit status where it could not write why it failed, because the disk is full."""
 ASKED_TO_STOP = {signal.SIGTERM, signal.SIGINT}
 """By somebody who means it."""
 
@@ -54,11 +56,14 @@ def run(
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
     """
     curves, plan = Tail(folder / "metrics.jsonl"), plan or Plan()
-    deaths, saved = 0, newest_checkpoint(folder)
+    deaths, saved, summary = 0, newest_checkpoint(folder), folder / "summary.json"
+    if summary.exists():  # it was trained to its end, and what came after that failed
+        tell(curves, on_rows)
+        return json.loads(summary.read_text())
     while True:
         returncode, printed = attempt(recipe, pack, folder, lambda: tell(curves, on_rows), plan)
         if returncode == 0:
-            return json.loads((folder / "summary.json").read_text())
+            return json.loads(summary.read_text())
         died = died_of(folder, returncode, printed)
         if died < 0 and -died not in ASKED_TO_STOP:
             before, saved = saved, newest_checkpoint(folder)
@@ -152,6 +157,8 @@ def cause(folder: Path, returncode: int, printed: int = 0) -> str:
         name = signal_name(returncode)
         hint = "out of memory? lower pretrain.batch_size; " if name == "SIGKILL" else ""
         return f"training was killed by {name}; {hint}run again to go on from the last checkpoint"
+    if returncode == SPEECHLESS:
+        return f"training could not write to {folder}: free space there; run again to go on from the last checkpoint"
     if known := failure(folder):
         return known["cause"]
     last = log_from(folder, printed).strip().splitlines()[-1:] or ["nothing was printed"]

@@ -61,7 +61,9 @@ def test_killed_it_goes_on_and_asked_to_stop_it_stops_to_the_same_weights(recipe
     [(["", "", "", ""], 3), (["8", "8", "16", "16", "16"], 5), (["8", "16", "24", "32", "done"], 5)],
     ids=["never", "twice, then no more", "each time"],
 )
-def test_what_dies_without_getting_any_further_is_given_up(make_recipe, digits_pack, tmp_path, monkeypatch, saves, starts):
+def test_what_dies_without_getting_any_further_is_given_up(
+    make_recipe, digits_pack, tmp_path, monkeypatch, saves, starts
+):
     """As a training does for which there is too little memory."""
     (tmp_path / "checkpoints").mkdir()
     left = iter(saves)
@@ -173,3 +175,18 @@ def test_an_alarm_arrives_as_its_cause(make_recipe, digits_pack, tmp_path):
     recipe = make_recipe("simclr", pretrain={"learning_rate": 1e30, "warmup_epochs": 0, "log_every": 1})
     with pytest.raises(PipelineError, match=r"recipe 'tiny_simclr': the loss is .*lower pretrain\.learning_rate"):
         launch.run(recipe, digits_pack, tmp_path, lambda rows: None)
+
+
+def test_what_is_trained_to_its_end_is_not_trained_again(make_recipe, digits_pack, tmp_path, monkeypatch):
+    """Where MLflow's files, or a picture, failed after it."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 10}\n')
+    (tmp_path / "summary.json").write_text('{"steps": 10}')
+    monkeypatch.setattr(launch, "attempt", lambda *_: pytest.fail("it trains"))
+    told = []
+    assert launch.run(make_recipe(), digits_pack, tmp_path, told.extend) == {"steps": 10}
+    assert [row["step"] for row in told] == [5, 10]
+
+
+def test_a_disk_too_full_to_say_so(tmp_path):
+    (tmp_path / "train.log").touch()
+    assert "free space there" in launch.cause(tmp_path, launch.SPEECHLESS)
