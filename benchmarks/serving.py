@@ -29,7 +29,7 @@ from benchmarks.race import report
 from ssl_pipeline import tracking
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.export.served import command, served
-from ssl_pipeline.orchestration.serve import servers, start
+from ssl_pipeline.orchestration.servers import Server, running
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import load
 
@@ -88,12 +88,14 @@ def png(pixels: np.ndarray) -> bytes:
 def answering(project: Project, model: str) -> Iterator[str]:
     line, environment = command(model, PORT, "127.0.0.1")
     url = f"http://127.0.0.1:{PORT}"
-    with servers() as started:
-        environment["MLFLOW_TRACKING_URI"] = project.tracking_uri
-        started.append(start(project, "serving", f"{url}/ping", line, environment, project.root))
-        while not started[0].answers():
-            if started[0].process.poll() is not None:
-                sys.exit(started[0].log.read_text())
+    environment["MLFLOW_TRACKING_URI"] = project.tracking_uri
+    server = Server(
+        "serving", f"{url}/ping", project.store.root / "logs" / "serving.log", line, environment, project.root
+    )
+    with running([server]):
+        while not server.answers():
+            if server.is_dead():
+                sys.exit(server.log.read_text())
             time.sleep(0.2)
         yield f"{url}/invocations"
 

@@ -58,7 +58,7 @@ class Curves:
     def add(self, rows: list[dict[str, float]]) -> None:
         for row in rows:  # a resumed run repeats steps: the later row counts
             self.seen[int(row["step"])] = self.seen.get(int(row["step"]), {}) | row
-        self.waiting += [curve_of(row) for row in rows]
+        self.waiting += [curve_of(row) | {"time": row["time"]} for row in rows]
         if time.monotonic() < self.next_try:
             return
         try:
@@ -74,18 +74,13 @@ class Curves:
 
     def finish(self, files: list[Path]) -> None:
         """Sends what waits, and pictures, and closes the run. Raises PipelineError where MLflow stays away for PATIENCE_SECONDS."""
-        until = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self.tracker.log_curve(self.run_id, self.waiting)
-                self.tracker.log_files(self.run_id, files, "pictures")
-                self.tracker.end(self.run_id)
-                return
-            except PipelineError as error:
-                if time.monotonic() > until:
-                    raise
-                self.say(f"training is done; waiting for MLflow: {error}")
-                time.sleep(RETRY_SECONDS)
+
+        def send() -> None:
+            self.tracker.log_curve(self.run_id, self.waiting)
+            self.tracker.log_files(self.run_id, files, "pictures")
+            self.tracker.end(self.run_id)
+
+        patiently(send, self.say)
 
     def fail(self) -> None:
         """Closes the run as failed, where MLflow can be reached."""
@@ -112,9 +107,27 @@ def log_metrics(
 ) -> None:
     """Adds a stage's numbers, and the pictures in its folder (under the stage's name), to the run that trained the encoder."""
     tracker = open_tracker(project)
-    run_id = run_of(project, recipe, encoder, data, tracker)
-    tracker.log_metrics(run_id, metrics)
-    tracker.log_files(run_id, sorted(folder.glob("*.png")), f"pictures/{folder.parent.name}")
+
+    def send() -> None:
+        run_id = run_of(project, recipe, encoder, data, tracker)
+        tracker.log_metrics(run_id, metrics)
+        tracker.log_files(run_id, sorted(folder.glob("*.png")), f"pictures/{folder.parent.name}")
+
+    patiently(send, print)
+
+
+def patiently(send: Callable[[], None], say: Callable[[str], None]) -> None:
+    """What has been computed is not lost because MLflow is away for a while: `send` is called again until it succeeds. Raises its
+    PipelineError after PATIENCE_SECONDS."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return send()
+        except PipelineError as error:
+            if time.monotonic() > until:
+                raise
+            say(f"all is computed; waiting for MLflow: {error}")
+            time.sleep(RETRY_SECONDS)
 
 
 def curve_of(row: dict[str, float]) -> dict[str, float]:

@@ -100,20 +100,29 @@ def importable(code: Path) -> Iterator[None]:
 
 
 def serve(project: Project, uri: str, port: int, host: str, say: Callable[[str], None]) -> None:
-    """MLflow's server on that model until Ctrl-C or TERM. Raises PipelineError where the port is in use or the server dies."""
-    from ssl_pipeline.orchestration.serve import address, refuse_used, servers, start, stopped_by_signals, until_stopped
+    """MLflow's server on that model until Ctrl-C or TERM. Raises PipelineError where the port is in use, or
+    the server dies again and again."""
+    from ssl_pipeline.orchestration.servers import (
+        Server,
+        address,
+        refuse_used,
+        running,
+        stopped_by_signals,
+        until_stopped,
+    )
 
     refuse_used(host, port, "--port")
     url = f"http://{address(host)}:{port}"
-    with stopped_by_signals() as stopped, tempfile.TemporaryDirectory() as scratch, servers() as started:
+    with stopped_by_signals() as stopped, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
         version = served(project, uri, folder)
         line, environment = command(str(folder), port, host)
-        name = f"{version.name} version {version.version}"
-        started.append(start(project, "serving", f"{url}/ping", line, environment, Path(scratch)))
-        say(f"starting {name}; this takes half a minute (log in {started[0].log})")
-        until_stopped(started, stopped, lambda server: say(f"{name}: {url}/invocations\nCtrl-C stops it"))
-        say("stopping")
+        name, log = f"{version.name} version {version.version}", project.store.root / "logs" / "serving.log"
+        server = Server("serving", f"{url}/ping", log, line, environment, Path(scratch))
+        with running([server]):
+            say(f"starting {name}; this takes half a minute (log in {log})")
+            until_stopped([server], stopped, lambda _: say(f"{name}: {url}/invocations\nCtrl-C stops it"), say)
+            say("stopping")
 
 
 def command(model: str, port: int, host: str) -> tuple[list[str], dict[str, str]]:

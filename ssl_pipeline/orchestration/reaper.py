@@ -5,27 +5,33 @@ from __future__ import annotations
 
 import dagster as dg
 import psutil
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 from ssl_pipeline import database
 from ssl_pipeline.orchestration.instance import MACHINE
 
-MOST_ATTEMPTS = 3
-"""After which a run that is killed each time stays failed."""
 UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def reap(instance: dg.DagsterInstance) -> list[str]:
-    """Marks dead runs as failed, gives their turns back, and returns their ids. Those that were not being cancelled are tried again
-    by Dagster's daemon, and go on from the last checkpoint."""
-    reaped = []
-    for run in dead(instance):
-        if run.remote_job_origin and run.status != dg.DagsterRunStatus.CANCELING:
-            instance.add_run_tags(run.run_id, {MAX_RETRIES_TAG: str(MOST_ATTEMPTS)})
-        instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        reaped.append(run.run_id)
-    return reaped
+    """Marks dead runs as failed, or as cancelled where they were about to be, and returns their ids. Failed ones are tried again by
+    Dagster's daemon (`run_retries` in dagster.yaml), and go on from the last checkpoint. Runs that ended give their turns back."""
+    reaped = dead(instance)
+    for run in reaped:
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, "The process of this run is gone.")
+        else:
+            instance.report_run_failed(run, "The process of this run is gone: it was killed, or the machine went down.")
+    free_turns(instance)
+    return [run.run_id for run in reaped]
+
+
+def free_turns(instance: dg.DagsterInstance) -> None:
+    """Also of runs that Dagster's code server found dead: it marks them as failed within a second, but leaves them their turn."""
+    log = instance.event_log_storage
+    for run_id in log.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            log.free_concurrency_slots_for_run(run_id)
 
 
 def dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

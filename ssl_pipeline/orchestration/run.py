@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+from sqlalchemy.exc import OperationalError
 
 from ssl_pipeline import chain, database, recipe
 from ssl_pipeline.orchestration import project_definitions
@@ -39,7 +41,7 @@ def run(
     """
     keys = selected(chosen, recipes, to)
     narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys})
-    with warnings.catch_warnings(), in_terminal(project) as instance, interruptible():
+    with warnings.catch_warnings(), explained(project, narrator), in_terminal(project) as instance, interruptible():
         warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))  # type: ignore[arg-type]
         for dead in reap(instance):
             say(f"run {dead[:8]} was killed earlier; marked as failed")
@@ -55,7 +57,12 @@ def run(
                 instance=instance,
                 raise_on_error=False,
                 run_id=run_id,
-                tags={"recipes": ",".join(r.name for r in chosen)[:200], MACHINE: database.machine()},
+                # the daemon could not start again what a terminal started
+                tags={
+                    "recipes": ",".join(r.name for r in chosen)[:200],
+                    MACHINE: database.machine(),
+                    MAX_RETRIES_TAG: "0",
+                },
             )
         )
     if narrator.interrupted:
@@ -143,6 +150,19 @@ class Narrator:
         unexpected = " ".join(error.message.split()) if error else "failed"
         title = self.stages.get(str(event.step_key), str(event.step_key))
         self.failures.append(described or f"{title}: {unexpected}; --verbose shows where")
+
+
+@contextmanager
+def explained(project: Project, narrator: Narrator) -> Iterator[None]:
+    """Where the disk is full, Dagster cannot record so much as that: its database is in the store too."""
+    try:
+        yield
+    except OperationalError as error:
+        cure = "free space there or set SSL_PIPELINE_STORE to a larger disk; finished stages are untouched, run again to go on"
+        place = project.store.root / "dagster"
+        raise PipelineError(
+            "; ".join([*narrator.failures, f"Dagster's database in {place}: {error.orig}: {cure}"])
+        ) from error
 
 
 @contextmanager

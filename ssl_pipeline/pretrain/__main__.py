@@ -21,7 +21,8 @@ import psutil
 from filelock import FileLock
 
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.store import explain_disk_errors, write_json
+from ssl_pipeline.pretrain.launch import SPEECHLESS
+from ssl_pipeline.store import explain_disk_errors, fsync, write_json
 
 INTERRUPTED, FAILED = 143, 3
 
@@ -62,15 +63,20 @@ def main(folder: Path) -> int:
             group.leave()
             if first:
                 encoders.save(encoder, recipe.encoder, packed.facts, folder)
+                for file in folder.glob("*.safetensors"):
+                    fsync(file)  # before the summary, which says that all is there
                 write_json(folder / "summary.json", summary)
     except Interrupted:
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         if not (folder / "failure.json").exists():  # of several processes, the first to fail knows why
-            now = job["accumulate"] or recipe.pretrain.accumulate
+            now = job["plan"]["accumulate"] or recipe.pretrain.accumulate
             pieces = more_pieces(recipe, packed, now) if is_full(error) else None
-            write_json(folder / "failure.json", {"cause": explain(error), "accumulate": pieces})
+            try:
+                write_json(folder / "failure.json", {"cause": explain(error), "accumulate": pieces})
+            except OSError:
+                return SPEECHLESS
         return FAILED
     return 0
 

@@ -29,6 +29,12 @@ from ssl_pipeline.store import write_json
 
 PATIENCE_SECONDS = 60
 """What the child gets to write its checkpoint after TERM, before KILL."""
+MOST_DEATHS = 3
+"""Times that the child may be killed, or crash, before it writes a new checkpoint; after that it would go on like this."""
+SPEECHLESS = 4
+"""The child's exit status where it could not write why it failed, because the disk is full."""
+ASKED_TO_STOP = {signal.SIGTERM, signal.SIGINT}
+"""By somebody who means it."""
 
 
 def run(
@@ -43,17 +49,30 @@ def run(
     as they come (first all of an earlier attempt's).
 
     Where memory is full it goes on from the last checkpoint with each batch in more pieces, which it says, and the summary:
-    `accumulate_used`. Nothing of that is remembered: an interrupted training is tried again as the recipe has it.
+    `accumulate_used`. Nothing of that is remembered: an interrupted training is tried again as the recipe has it. A child that a
+    signal ended (the kernel's, where memory ran out; a crash) is started again and goes on, MOST_DEATHS times a checkpoint.
 
     Returns the summary. Raises PipelineError with the cause where training stopped itself or died; whatever ends this
     process's wait (a cancelled run, Ctrl-C) ends the child too, after its checkpoint.
     """
     curves, plan = Tail(folder / "metrics.jsonl"), plan or Plan()
+    deaths, saved, summary = 0, newest_checkpoint(folder), folder / "summary.json"
+    if summary.exists():  # it was trained to its end, and what came after that failed
+        tell(curves, on_rows)
+        return json.loads(summary.read_text())
     while True:
         returncode, printed = attempt(recipe, pack, folder, lambda: tell(curves, on_rows), plan)
         if returncode == 0:
-            return json.loads((folder / "summary.json").read_text())
-        pieces = failure(folder).get("accumulate") if died_of(folder, returncode, printed) > 0 else None
+            return json.loads(summary.read_text())
+        died = died_of(folder, returncode, printed)
+        if died < 0 and -died not in ASKED_TO_STOP:
+            before, saved = saved, newest_checkpoint(folder)
+            deaths = 1 if saved != before else deaths + 1
+            if deaths < MOST_DEATHS:
+                killed = f"recipe {recipe.name!r}: training was killed by {signal_name(died)}"
+                say(f"{killed}; it goes on from {saved or 'its beginning'}")
+                continue
+        pieces = failure(folder).get("accumulate") if died > 0 else None
         if pieces is None:
             raise PipelineError(f"recipe {recipe.name!r}: {cause(folder, returncode, printed)}")
         plan = replace(plan, accumulate=pieces)
@@ -135,9 +154,11 @@ def cause(folder: Path, returncode: int, printed: int = 0) -> str:
     """Why the child failed, in a sentence; what it printed begins at that byte of the log."""
     returncode = died_of(folder, returncode, printed)
     if returncode < 0:  # before what the others say, who only saw a connection end
-        name = signal.Signals(-returncode).name
+        name = signal_name(returncode)
         hint = "out of memory? lower pretrain.batch_size; " if name == "SIGKILL" else ""
         return f"training was killed by {name}; {hint}run again to go on from the last checkpoint"
+    if returncode == SPEECHLESS:
+        return f"training could not write to {folder}: free space there; run again to go on from the last checkpoint"
     if known := failure(folder):
         return known["cause"]
     last = log_from(folder, printed).strip().splitlines()[-1:] or ["nothing was printed"]
@@ -150,6 +171,15 @@ def died_of(folder: Path, returncode: int, printed: int) -> int:
         r"Root Cause.*?exitcode\s*:\s*(-?\d+)", log_from(folder, printed), re.DOTALL
     )  # torchrun's report
     return int(worker[1]) if worker else returncode
+
+
+def signal_name(returncode: int) -> str:
+    return signal.Signals(-returncode).name
+
+
+def newest_checkpoint(folder: Path) -> str:
+    """Its name, `step-00000120`; empty where there is none."""
+    return max((file.stem for file in folder.glob("checkpoints/step-*.json")), default="")
 
 
 def failure(folder: Path) -> dict[str, Any]:

@@ -86,23 +86,25 @@ class Tracker:
         """Logs rows such as `{"step": 10, "loss": 2.3}`; what is no number is left out.
 
         A point that MLflow holds already stays, so the rows may be logged again, longer after a resume, and the curve
-        keeps one point a step. Within `rows` the last one of a step counts.
+        keeps one point a step. Within `rows` the last one of a step counts. A row's `time` (seconds since 1970) is when it was
+        measured; with it, MLflow itself drops a point that arrives twice because a server was too slow to say that it has it.
         """
         from mlflow.entities import Metric
 
-        curves: dict[str, dict[int, float]] = {}
+        curves: dict[str, dict[int, Metric]] = {}
         for row in rows:
+            step, when = int(row["step"]), round(row.get("time", time.time()) * 1000)
             for name, value in row.items():
-                if name != "step" and isinstance(value, numbers.Real) and not isinstance(value, bool):
-                    curves.setdefault(legal(name), {})[int(row["step"])] = float(value)
-        now = int(time.time() * 1000)
+                if name not in ("step", "time") and isinstance(value, numbers.Real) and not isinstance(value, bool):
+                    point = Metric(legal(name), float(value), when, step)
+                    curves.setdefault(point.key, {})[step] = point
         with self.connected() as client:
             fresh: list[Metric] = []
             for name, points in curves.items():
                 if (run_id, name) not in self._logged:
                     self._logged[run_id, name] = {m.step for m in client.get_metric_history(run_id, name)}
                 there = self._logged[run_id, name]
-                fresh += [Metric(name, value, now, step) for step, value in points.items() if step not in there]
+                fresh += [point for step, point in points.items() if step not in there]
             for some in batches(fresh, 1000):
                 client.log_batch(run_id, metrics=some)
                 for metric in some:

@@ -38,19 +38,53 @@ def kill_child(folder, after_rows, number):
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_gives_the_same_weights(recipe, digits_pack, tmp_path):
+def test_killed_it_goes_on_and_asked_to_stop_it_stops_to_the_same_weights(recipe, digits_pack, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     launch.run(recipe, digits_pack, whole, lambda rows: None)
-    for number, name in ((signal.SIGKILL, "SIGKILL"), (signal.SIGTERM, "status 143")):
-        seen = len(launch.Tail(parts / "metrics.jsonl").read())
-        killer = kill_child(parts, seen + 15, number)
-        with pytest.raises(PipelineError, match=name):
-            launch.run(recipe, digits_pack, parts, lambda rows: None)
+    said = []
+    killers = [kill_child(parts, 15, signal.SIGKILL), kill_child(parts, 40, signal.SIGTERM)]
+    with pytest.raises(PipelineError, match="status 143"):
+        launch.run(recipe, digits_pack, parts, lambda rows: None, say=said.append)
+    for killer in killers:
         killer.join()
+    assert [line.rpartition("-")[0] for line in said] == [
+        "recipe 'tiny_rotation': training was killed by SIGKILL; it goes on from step"
+    ]
     launch.run(recipe, digits_pack, parts, lambda rows: None)
     a, b = (load_file(folder / "encoder.safetensors") for folder in (whole, parts))
     assert all((a[k] == b[k]).all() for k in a)
+
+
+@pytest.mark.parametrize(
+    ("saves", "starts"),
+    [(["", "", "", ""], 3), (["8", "8", "16", "16", "16"], 5), (["8", "16", "24", "32", "done"], 5)],
+    ids=["never", "twice, then no more", "each time"],
+)
+def test_what_dies_without_getting_any_further_is_given_up(
+    make_recipe, digits_pack, tmp_path, monkeypatch, saves, starts
+):
+    """As a training does for which there is too little memory."""
+    (tmp_path / "checkpoints").mkdir()
+    left = iter(saves)
+
+    def dies(recipe, pack, folder, poll, plan):
+        if (saved := next(left)) == "done":
+            (folder / "summary.json").write_text("{}")
+            return 0, 0
+        if saved:
+            (folder / "checkpoints" / f"step-{int(saved):08d}.json").touch()
+        return -signal.SIGKILL, 0
+
+    (tmp_path / "train.log").touch()
+    monkeypatch.setattr(launch, "attempt", dies)
+    said = []
+    if saves[-1] == "done":
+        assert launch.run(make_recipe(), digits_pack, tmp_path, lambda rows: None, say=said.append) == {}
+    else:
+        with pytest.raises(PipelineError, match=r"killed by SIGKILL; out of memory\? lower pretrain\.batch_size"):
+            launch.run(make_recipe(), digits_pack, tmp_path, lambda rows: None, say=said.append)
+    assert len(said) == starts - 1
 
 
 @pytest.mark.parametrize(("left", "kept"), [(b'{"a": 1}\n{"b', b'{"a": 1}\n'), (b'{"a', b""), (b"", b"")])
@@ -118,9 +152,9 @@ def test_what_ignores_term_is_killed_with_its_children(again, tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_those_that_train_do_not_outlive_torchrun(make_recipe, digits_pack, tmp_path):
-    """torchrun alone is killed: the launcher says so, and the next attempt does not wait for them."""
-    recipe = make_recipe("rotation", pretrain={"epochs": 400, "batch_size": 96, "processes": 2, "log_every": 1})
-    workers = []
+    """torchrun alone is killed: they write a checkpoint and leave, and the next attempt goes on from it."""
+    recipe = make_recipe("rotation", pretrain={"epochs": 12, "batch_size": 96, "processes": 2, "log_every": 1})
+    workers, said = [], []
 
     def kill_torchrun(rows):
         if not workers:
@@ -128,11 +162,12 @@ def test_those_that_train_do_not_outlive_torchrun(make_recipe, digits_pack, tmp_
             workers.extend(torchrun.children())
             torchrun.kill()
 
-    with pytest.raises(PipelineError, match="killed by SIGKILL"):
-        launch.run(recipe, digits_pack, tmp_path, kill_torchrun)
-    gone, alive = psutil.wait_procs(workers, timeout=40)
-    assert len(gone) == 2 and not alive
-    assert list((tmp_path / "checkpoints").glob("*.json"))
+    launch.run(recipe, digits_pack, tmp_path, kill_torchrun, say=said.append)
+    assert len(workers) == 2 and not any(p.is_running() for p in workers)
+    (killed,) = said
+    assert "killed by SIGKILL" in killed
+    steps = [row["step"] for row in launch.Tail(tmp_path / "metrics.jsonl").read() if "loss" in row]
+    assert steps == sorted(set(steps))  # nothing was trained twice
 
 
 @pytest.mark.slow
@@ -140,3 +175,18 @@ def test_an_alarm_arrives_as_its_cause(make_recipe, digits_pack, tmp_path):
     recipe = make_recipe("simclr", pretrain={"learning_rate": 1e30, "warmup_epochs": 0, "log_every": 1})
     with pytest.raises(PipelineError, match=r"recipe 'tiny_simclr': the loss is .*lower pretrain\.learning_rate"):
         launch.run(recipe, digits_pack, tmp_path, lambda rows: None)
+
+
+def test_what_is_trained_to_its_end_is_not_trained_again(make_recipe, digits_pack, tmp_path, monkeypatch):
+    """Where MLflow's files, or a picture, failed after it."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n{"step": 10}\n')
+    (tmp_path / "summary.json").write_text('{"steps": 10}')
+    monkeypatch.setattr(launch, "attempt", lambda *_: pytest.fail("it trains"))
+    told = []
+    assert launch.run(make_recipe(), digits_pack, tmp_path, told.extend) == {"steps": 10}
+    assert [row["step"] for row in told] == [5, 10]
+
+
+def test_a_disk_too_full_to_say_so(tmp_path):
+    (tmp_path / "train.log").touch()
+    assert "free space there" in launch.cause(tmp_path, launch.SPEECHLESS)

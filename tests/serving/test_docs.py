@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from ssl_pipeline.ingest.shards import rows
-from ssl_pipeline.orchestration.serve import stop
+from ssl_pipeline.orchestration.servers import stop
 from ssl_pipeline.project import Project
 from ssl_pipeline.store import Stage
 from tests.serving.conftest import RECIPES, free_port, wait_for
