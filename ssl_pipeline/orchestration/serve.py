@@ -48,8 +48,9 @@ def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[
     for option, wanted in [("--port", port)] + [("--mlflow-port", mlflow_port)] * tracks_here:
         refuse_used(host, wanted, option)
     mlflow_url = f"http://{address(host)}:{mlflow_port}" if tracks_here else project.tracking_uri
+    dagster_url = f"http://{address(host)}:{port}"
     environment = os.environ | {
-        "DAGSTER_HOME": str(project.root), "SSL_PIPELINE_MLFLOW_UI": mlflow_url,
+        "DAGSTER_HOME": str(project.root), "SSL_PIPELINE_MLFLOW_UI": mlflow_url, "SSL_PIPELINE_DAGSTER_UI": dagster_url,
         "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1",
     }  # fmt: skip
     reap_dead_runs(project, say)
@@ -58,7 +59,7 @@ def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[
         folder = Path(__file__).parents[2]
     dagster = ["dagster", "dev", "-m", f"{module}.definitions", "--host", host, "--port", str(port)]
     with stopped_by_signals() as stopped, servers() as started:
-        started.append(start(project, "dagster", f"http://{address(host)}:{port}", dagster, environment, folder))
+        started.append(start(project, "dagster", dagster_url, dagster, environment, folder))
         if tracks_here:
             project.artifacts.mkdir(parents=True, exist_ok=True)
             mlflow = [

@@ -25,10 +25,12 @@ def model_card(
     uri: str,
     takes: np.ndarray,
     commit: str | None = None,
+    made_by: str | None = None,
 ) -> str:
     """Markdown of under 5,000 characters from the recipe (`model_dump(mode="json")`) and the stages' summaries.
 
-    `evaluations` are their summaries and captions by kind, `takes` is an example of what the model takes. Where space is short
+    `evaluations` are their summaries and captions by kind, `takes` is an example of what the model takes, `made_by` leads to what
+    registered it. Where space is short
     the recipe's end is left out.
     """
     task, modality = recipe["pretext"]["task"], recipe["encoder"].get("kind", "image")
@@ -57,6 +59,7 @@ def model_card(
                 "training time in seconds": number(encoder.get("train_seconds")),
                 "energy in joules, of whole processors and GPUs": number(encoder.get("energy_joules")),
                 "code": f"commit {escape(commit)}" if commit else "not under version control",
+                "registered as": made_by,
             }
         ),
     ]
