@@ -62,13 +62,16 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
             value = promotion.measured(evidence, recipe.name, recipe.promote.metric)["mean"]
             tags |= {"metric": recipe.promote.metric, "metric_value": f"{value:.6f}"}
         module = encoders.load(encoder.path)
-        description = model_card(
+        card = model_card(
             recipe=recipe.model_dump(mode="json"), dataset=data.summary, encoder=encoder.summary, features=features.summary,
             evaluations={e.kind: (measured[e.kind].summary, e.caption(measured[e.kind].summary)) for e in recipe.evaluations},
             commit=tags["commit"], made_by=dagster_links(f"{recipe.name}/registered_model"),
             uri=f"models:/{recipe.name}@champion", takes=DeployedEncoder(module).example(2).numpy(),
         )  # fmt: skip
-        (folder / "model_card.md").write_text(description)
+        (folder / "model_card.md").write_text(card)
+        description = card.partition("\n\n")[
+            2
+        ]  # MLflow's page has a heading of its own, and its list shows the first line
         write_json(folder / RECIPE, recipe.model_dump(mode="json"))
         kept = {"encoder.safetensors", "encoder.json", encoders.HEAD, *module.extra_files}
         files = [path for path in sorted(encoder.path.iterdir()) if path.name in kept]
