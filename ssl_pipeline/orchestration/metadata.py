@@ -35,6 +35,7 @@ def of(stage: Stage) -> Metadata:
     }
     texts = {name: value for name, value in shown.items() if isinstance(value, dg.MarkdownMetadataValue)}
     tables = {name: value for name, value in shown.items() if isinstance(value, dg.TableMetadataValue)}
+    tables = dict(sorted(tables.items(), key=lambda table: table[0] != "metrics"))
     values = {name: value for name, value in shown.items() if name not in texts | tables}
     folder: Metadata = {"folder": dg.PathMetadataValue(str(stage.path))}
     return made | _links(stage.summary) | texts | pictures | values | tables | folder
@@ -74,11 +75,11 @@ def _accuracies(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> dg.
     """One row a metric, with its interval, of the recipe first and then of each baseline."""
     methods = {"this recipe": metrics, **baselines}
     names = list(dict.fromkeys(m for values in methods.values() for m in values))
-    # the asset says which evaluation it is; without that, and with four digits, a row fits into the page
+    # the asset says which evaluation it is; without that, with three digits and where names can wrap, a row fits into the page
     kind = f"{names[0].partition('/')[0]}/" if names else ""
     return _table(
         [
-            {"metric": metric.removeprefix(kind), "method": method}
+            {"metric": metric.removeprefix(kind).replace("/", " / "), "method": method}
             | {end: _short(v[end]) for end in ("mean", "low", "high")}
             for metric in names
             for method, values in methods.items()
@@ -88,7 +89,7 @@ def _accuracies(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> dg.
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+    return float(f"{value:.3g}")
 
 
 def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:

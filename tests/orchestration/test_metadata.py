@@ -39,8 +39,8 @@ def test_summary_becomes_numbers_and_tables(tmp_path: Path) -> None:
         {"balance": "b", "value": 3},
     ]
     assert [row.data for row in shown["metrics"].records] == [
-        {"metric": "knn/accuracy/10", "method": "this recipe", "mean": 0.9123, "low": 0.8, "high": 1.0},
-        {"metric": "knn/accuracy/10", "method": "raw pixels", "mean": 0.9123, "low": 0.8, "high": 1.0},
+        {"metric": "knn / accuracy / 10", "method": "this recipe", "mean": 0.912, "low": 0.8, "high": 1.0},
+        {"metric": "knn / accuracy / 10", "method": "raw pixels", "mean": 0.912, "low": 0.8, "high": 1.0},
     ]
     assert shown["gates"].records[0].data["passed"] is True
     assert shown["folder"].value == str(tmp_path)
