@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ssl_pipeline import tracking
+from ssl_pipeline.asked import actor
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
-from ssl_pipeline.record import actor, open_tracker
+from ssl_pipeline.record import open_tracker
 
 
 def approve(project: Project, name: str, version: int | None, why: str) -> str:

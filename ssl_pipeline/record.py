@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_pipeline.asked import dagster_links, dagster_tags
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
@@ -20,17 +19,11 @@ if TYPE_CHECKING:
 
 tracking = late("ssl_pipeline.tracking")
 
-ASKED: ContextVar[tuple[str, str]] = ContextVar("asked", default=("", ""))
-"""By whom the chain was asked to run, and for what reason, where that was not a person at a terminal."""
+NOTE = "mlflow.note.content"
+"""The tag whose Markdown MLflow's page of a run shows as its description."""
 
 RETRY_SECONDS = 10
 PATIENCE_SECONDS = 600
-
-
-def actor() -> tuple[str, str]:
-    """Who acts, for the history of aliases, and the reason."""
-    by, reason = ASKED.get()
-    return ", ".join(filter(None, (getpass.getuser(), by))), reason
 
 
 def open_tracker(project: Project) -> Tracker:
@@ -39,7 +32,10 @@ def open_tracker(project: Project) -> Tracker:
 
 def open_run(project: Project, recipe: Recipe, key: str, data: Stage, tracker: Tracker) -> str:
     """The MLflow run of the encoder under this content key, found or made."""
-    run_id = tracker.run(recipe.dataset, recipe.name, key, run_tags(recipe), flat(recipe.model_dump(mode="json")))
+    tags = run_tags(recipe) | dagster_tags()
+    if made_by := dagster_links(f"{recipe.name}/pretrained_encoder"):
+        tags[NOTE] = f"Trained as {made_by}."
+    run_id = tracker.run(recipe.dataset, recipe.name, key, tags, flat(recipe.model_dump(mode="json")))
     tracker.log_dataset(run_id, recipe.dataset, data.summary["digest"], str(project.data / recipe.dataset))
     return run_id
 

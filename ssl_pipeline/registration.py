@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_pipeline import gates, promotion, versioning
+from ssl_pipeline.asked import actor, dagster_links, dagster_tags
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.export.deployed import DeployedEncoder
 from ssl_pipeline.notify import notify
 from ssl_pipeline.origins import Say, made_from, prepared, upstream
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.promotion import Evidence
-from ssl_pipeline.record import actor, run_of
+from ssl_pipeline.record import run_of
 from ssl_pipeline.report.card import model_card
 from ssl_pipeline.store import write_json
 from ssl_pipeline.tracking import registry
@@ -54,17 +55,21 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
             "dataset": recipe.dataset, "data_digest": digest, "recipe": recipe.name, "pretext": recipe.pretext.task,
             "encoder": encoder.key,
             "modality": recipe.encoder.kind, "commit": commit(project.root), "evaluation": first.key if first else "none",
-        }  # fmt: skip
+        } | dagster_tags()  # fmt: skip
         if recipe.promote:
             value = promotion.measured(evidence, recipe.name, recipe.promote.metric)["mean"]
             tags |= {"metric": recipe.promote.metric, "metric_value": f"{value:.6f}"}
         module = encoders.load(encoder.path)
-        description = model_card(
+        card = model_card(
             recipe=recipe.model_dump(mode="json"), dataset=data.summary, encoder=encoder.summary, features=features.summary,
             evaluations={e.kind: (measured[e.kind].summary, e.caption(measured[e.kind].summary)) for e in recipe.evaluations},
-            commit=tags["commit"], uri=f"models:/{recipe.name}@champion", takes=DeployedEncoder(module).example(2).numpy(),
+            commit=tags["commit"], made_by=dagster_links(f"{recipe.name}/registered_model"),
+            uri=f"models:/{recipe.name}@champion", takes=DeployedEncoder(module).example(2).numpy(),
         )  # fmt: skip
-        (folder / "model_card.md").write_text(description)
+        (folder / "model_card.md").write_text(card)
+        description = card.partition("\n\n")[
+            2
+        ]  # MLflow's page has a heading of its own, and its list shows the first line
         write_json(folder / RECIPE, recipe.model_dump(mode="json"))
         kept = {"encoder.safetensors", "encoder.json", encoders.HEAD, *module.extra_files}
         files = [path for path in sorted(encoder.path.iterdir()) if path.name in kept]
@@ -78,7 +83,7 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         return {
             "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
             "champion": decided.promoted, "reason": decided.why, "tracking_uri": project.tracking_place,
-            "run_id": run_id, "gates": [vars(gate) for gate in checked],
+            "run_id": run_id, "mlflow_url": tracker.url(run_id), "gates": [vars(gate) for gate in checked],
             "made_from": {"dataset": digest, "pretrained_encoder": encoder.key, "features": features.key}
             | {kind: stage.key for kind, stage in measured.items()},
         }  # fmt: skip

@@ -11,12 +11,12 @@ import dagster as dg
 
 from ssl_pipeline import chain, recipe
 from ssl_pipeline import leaderboard as leaderboards
+from ssl_pipeline.asked import ASKED, Asked
 from ssl_pipeline.evaluate.any_evaluation import KINDS as EVALUATIONS
 from ssl_pipeline.evaluate.settings import EvaluationPart
 from ssl_pipeline.orchestration import instance, metadata
 from ssl_pipeline.part import Part, PipelineError
 from ssl_pipeline.project import Project
-from ssl_pipeline.record import ASKED
 from ssl_pipeline.store import Stage
 
 SLICES: dict[str, Any] = {
@@ -53,8 +53,9 @@ def dataset_asset(config: recipe.Dataset) -> dg.AssetsDefinition:
         tags={"ssl_pipeline/source": config.source.kind},
         description=(
             f"{config.description}\n\n"
-            "Every usable file of the source as Parquet shards, split into train, validation and test by content; "
-            "unusable files are set aside with the reason. Versioned by DVC, whose digest is the data version."
+            "Every usable sample of the source, split into train, validation and test and packed into a few Parquet files; "
+            "what cannot be used is set aside with the reason. DVC keeps each version: its digest, a checksum over all files, is "
+            "the data version."
         ).strip(),
     )
     def dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -87,21 +88,23 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
 
     @stage("pretext_labels", [config.dataset, "dataset"], *described, kinds={"parquet"})
     def pretext_labels(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """The question that the encoder will be asked, made from the data alone (no human labels): a sheet that shows
-        it, the labels as a table with their balance, and the data packed for training."""
+        """The question that the encoder learns from, made from the data alone (the pretext task; no human labels): a sheet
+        that shows it, how often each answer occurs, and the data packed for training."""
         return result(run(context, lambda project, say: chain.pretext_labels(project, config, say)))
 
     start = [[config.start_from, "pretrained_encoder"]] if config.start_from else []
 
     @stage("pretrained_encoder", [config.name, "pretext_labels"], *start, kinds={"pytorch"}, pool=instance.pool("gpu"))
     def pretrained_encoder(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """The network after self-supervised training (last epoch's weights), with its training curves. An interrupted
-        training goes on from its last checkpoint."""
+        """The network that turns a sample into numbers, after training on the pretext task, with its training curves and a link
+        to its run in MLflow. The last epoch's weights, not the best on any test. An interrupted training goes on from its
+        last checkpoint."""
         return result(run(context, lambda project, say: chain.pretrained_encoder(project, config, say)))
 
     @stage("features", [config.name, "pretrained_encoder"], kinds={"parquet", "pytorch"}, pool=instance.pool("gpu"))
     def features(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """One embedding a sample from the frozen encoder, and how good they are without looking at any label."""
+        """One embedding (a list of numbers) a sample, from the encoder as it was trained, and how well these spread and keep
+        samples apart, judged without any label."""
         return result(run(context, lambda project, say: chain.features(project, config, say)))
 
     def evaluation(part: EvaluationPart) -> dg.AssetsDefinition:
@@ -116,8 +119,8 @@ def recipe_assets(config: recipe.Recipe) -> Assets:
 
     @stage("registered_model", *([config.name, name] for name in before), kinds={"mlflow"})
     def registered_model(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """The encoder as a version in MLflow's model registry, with the gates it passed; the champion where it is
-        better than the one before."""
+        """The encoder as a version in MLflow's model registry, with the gates it passed (checks without which nothing is
+        registered). It becomes the champion, the version in use, where it is shown to be better than the one before."""
         return result(run(context, lambda project, say: chain.registered_model(project, config, say)))
 
     return [pretext_labels, pretrained_encoder, features, *evaluations, registered_model, *assets_beside(config, stage)]
@@ -131,7 +134,8 @@ def assets_beside(config: recipe.Recipe, stage: Callable[..., Any]) -> Assets:
         @stage("drift", [config.dataset, "dataset"], [config.name, "features"], kinds={"scikitlearn"}, pool="gpu")
         def drift(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             """Has the data moved since the encoder was trained? A classifier tries to tell new samples from held-out old ones
-            by their embeddings; the p-value says how often it would do so well by guessing, the pictures what has moved."""
+            by their embeddings; the p-value says how often it would do so well by guessing, the pictures what has moved.
+            Runs when its sensor finds enough new samples."""
             from ssl_pipeline import freshness
 
             return result(run(context, lambda project, say: freshness.drift(project, config, say)))
@@ -157,12 +161,13 @@ def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.Ass
     @dg.asset(
         key=[dataset_name, "leaderboard"],
         deps=[[r.name, part.kind] for r in recipes for part in r.evaluations],
-        group_name="datasets",
+        group_name="leaderboards",  # not with the datasets: groups would then lead to each other in circles
         kinds={"markdown"},
     )
     def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """All recipes on this dataset side by side: the same test data, labels and baselines in a table an evaluation, paired
-        tests, quality against the time of pretraining, and how far the numbers without labels can be trusted."""
+        """All recipes on this dataset side by side, on the same test data: a table for each evaluation with its baselines
+        (what simple methods reach), which differences are more than chance, quality against the time of pretraining, and
+        whether the numbers that need no labels rank the recipes as labels do."""
         return result(
             run(
                 context,
@@ -175,7 +180,7 @@ def leaderboard_asset(dataset_name: str, recipes: list[recipe.Recipe]) -> dg.Ass
 
 def run(context: dg.AssetExecutionContext, stage: Callable[[Project, Callable[[str], None]], Stage]) -> Stage:
     """Runs one stage of the chain in the project; what a user can cure fails the step with that one line."""
-    asked = ASKED.set((f"Dagster run {context.run.run_id[:8]}", context.run.tags.get(REASON, "")))
+    asked = ASKED.set(Asked(context.run.run_id, context.run.tags.get(REASON, "")))
     try:
         return stage(Project.find(), context.log.info)
     except PipelineError as error:

@@ -24,7 +24,7 @@ def dataset_checks(config: recipe.Dataset) -> Checks:
 
     @dg.asset_check(asset=key)
     def nothing_quarantined() -> dg.AssetCheckResult:
-        """Every file of the source is usable; warns with how many are not, and why."""
+        """Every file of the source could be read and used. Only warns, with how many could not, and why."""
         summary = current(config.name, "dataset").summary
         count, reasons = summary["quarantined"], summary.get("reasons") or {}
         detail = ", ".join(f"{reason} ({n})" for reason, n in reasons.items()) or "every file is usable"
@@ -32,7 +32,8 @@ def dataset_checks(config: recipe.Dataset) -> Checks:
 
     @dg.asset_check(asset=key)
     def same_as_committed() -> dg.AssetCheckResult:
-        """The dataset as rebuilt is the version that git's last commit of data.dvc records; warns of a new version."""
+        """The dataset is the version that git's last commit of data.dvc records. Only warns: a new version is to be
+        committed, so that colleagues and later runs get the same data."""
         digest = current(config.name, "dataset").summary["digest"]
         committed = pinned(config.name, committed=True)
         if committed is None:
@@ -55,14 +56,16 @@ def recipe_checks(config: recipe.Recipe) -> Checks:
 
     @dg.asset_check(asset=key("pretext_labels"), blocking=True)
     def data_pinned() -> dg.AssetCheckResult:
-        """The dataset version in use is the one that data.dvc records, so that the result can be made again."""
+        """The dataset in use is the version that the file data.dvc records, so that the result can be made again from
+        the same data. Blocks training where it is not."""
         digest = current(config.dataset, "dataset").summary["digest"]
         recorded = pinned(config.dataset)
         return gated(gates.data_pinned(digest, recorded), digest=digest, pinned=recorded or "nothing")
 
     @dg.asset_check(asset=key("pretext_labels"))
     def labels_balanced() -> dg.AssetCheckResult:
-        """The commonest pretext label is at most twice as frequent as the rarest; warns otherwise."""
+        """No answer to the pretext question occurs more than twice as often as another: an encoder could guess the
+        common one and learn nothing. Only warns; tasks without separate answers pass."""
         counts = list((current(config.name, "pretext_labels").summary.get("balance") or {}).values())
         ratio = max(counts) / max(1, min(counts)) if counts else 1.0
         detail = f"commonest to rarest {ratio:.2f}" if counts else "this task has no discrete labels"
@@ -71,14 +74,15 @@ def recipe_checks(config: recipe.Recipe) -> Checks:
 
     @dg.asset_check(asset=key("pretrained_encoder"), blocking=True)
     def not_collapsed() -> dg.AssetCheckResult:
-        """The encoder's embeddings differ from each other, and the loss fell below that of an encoder that learnt
-        nothing."""
+        """The encoder gives different samples different embeddings (it has not collapsed to one answer for all), and its
+        loss fell below that of an encoder that learnt nothing. Blocks what comes after where either is not so."""
         encoder = current(config.name, "pretrained_encoder")
         return gated(gates.not_collapsed(encoder), **numbers(encoder, "effective_rank", "final_loss", "collapse_loss"))
 
     @dg.asset_check(asset=key("features"), blocking=True)
     def nothing_leaked() -> dg.AssetCheckResult:
-        """No sample, and no group of samples such as a patient, stands both in training and in what is measured on."""
+        """No sample, and no group of samples such as one patient's, stands both in training and in what is measured on:
+        results would look better than they are. Blocks evaluation where one does."""
         return gated(gates.nothing_leaked(config, current(config.name, "features")))
 
     always: Checks = [data_pinned, labels_balanced, not_collapsed, nothing_leaked]
@@ -92,7 +96,8 @@ def promotion_checks(config: recipe.Recipe) -> Checks:
     def floor(kind: str) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=dg.AssetKey([config.name, kind]), blocking=True)
         def metric_floor() -> dg.AssetCheckResult:
-            """The metrics for which the recipe asks a minimum reach it."""
+            """Each metric for which the recipe names a minimum (under `promote`) reaches it. Blocks registration where one
+            does not."""
             stage = current(config.name, kind)
             shown = {metric: value for metric, (value, _) in gates.measured(config, kind, stage).items()}
             return gated(gates.metric_floor(config, kind, stage), **shown)
@@ -107,7 +112,8 @@ def promotion_checks(config: recipe.Recipe) -> Checks:
 
     @dg.asset_check(asset=dg.AssetKey([config.name, kind]), blocking=True)
     def better_than_random() -> dg.AssetCheckResult:
-        """The promoted metric is above that of the same encoder with random weights."""
+        """The metric that decides on promotion is above that of the same encoder before any training, with random
+        weights. Blocks registration where training has brought nothing."""
         stage = current(config.name, kind)
         return gated(gates.better_than_random(config, stage), **promoted(config, stage.summary["metrics"]))
 

@@ -17,17 +17,32 @@ from ssl_pipeline.store import Stage
 LARGEST_PICTURE = 400_000
 """Bytes of a PNG that goes into Dagster's event log as it is; above that it is scaled down."""
 
+HIDDEN = {"baselines", "controls", "mlflow_url", "labels_saved"}
+"""What is shown in another form: in the table of metrics, as a link, as a sentence."""
+
+TRAINING = "?workflowType=machine_learning"
+"""Without it MLflow's pages show the menu of its other half, for language models, in which there is no registry."""
+
 Metadata = dict[str, dg.MetadataValue[Any]]
 
 
 def of(stage: Stage) -> Metadata:
-    """Everything worth showing of a finished stage."""
-    shown: Metadata = {"made": dg.TextMetadataValue("reused" if stage.reused else "computed")}
+    """Everything worth showing of a finished stage: links and pictures first, long tables and where it lies last."""
+    made: Metadata = {"made": dg.TextMetadataValue("reused" if stage.reused else "computed")}
+    shown: Metadata = {}
     for name, value in stage.summary.items():
-        if name not in ("baselines", "controls", "mlflow_url") and value is not None and value not in ({}, []):
-            shown[name] = _shown(name, value, stage.summary.get("baselines") or {})
-    shown |= {_title(p): dg.MarkdownMetadataValue(_picture(p)) for p in sorted(stage.path.glob("*.png"))}
-    return shown | _links(stage.summary) | {"folder": dg.PathMetadataValue(str(stage.path))}
+        if name not in HIDDEN and value is not None and value not in ({}, []):
+            shown[name.removesuffix("_say")] = _shown(name, value, stage.summary.get("baselines") or {})
+    # the page shows Markdown at a click on its name's row only, so the name says that there is a picture
+    pictures = {
+        f"picture: {_title(p)}": dg.MarkdownMetadataValue(_picture(p)) for p in sorted(stage.path.glob("*.png"))
+    }
+    texts = {name: value for name, value in shown.items() if isinstance(value, dg.MarkdownMetadataValue)}
+    tables = {name: value for name, value in shown.items() if isinstance(value, dg.TableMetadataValue)}
+    tables = dict(sorted(tables.items(), key=lambda table: table[0] != "metrics"))
+    values = {name: value for name, value in shown.items() if name not in texts | tables}
+    folder: Metadata = {"folder": dg.PathMetadataValue(str(stage.path))}
+    return made | _links(stage.summary) | texts | pictures | values | tables | folder
 
 
 def mlflow_ui() -> str:
@@ -63,14 +78,22 @@ def _shown(name: str, value: Any, baselines: Mapping[str, Any]) -> dg.MetadataVa
 def _accuracies(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> dg.TableMetadataValue:
     """One row a metric, with its interval, of the recipe first and then of each baseline."""
     methods = {"this recipe": metrics, **baselines}
+    names = list(dict.fromkeys(m for values in methods.values() for m in values))
+    # the asset says which evaluation it is; without that, with three digits and where names can wrap, a row fits into the page
+    kind = f"{names[0].partition('/')[0]}/" if names else ""
     return _table(
         [
-            {"metric": metric, "method": method, "mean": v["mean"], "low": v["low"], "high": v["high"]}
-            for metric in dict.fromkeys(m for values in methods.values() for m in values)
+            {"metric": metric.removeprefix(kind).replace("/", " / "), "method": method}
+            | {end: _short(v[end]) for end in ("mean", "low", "high")}
+            for metric in names
             for method, values in methods.items()
             if (v := values.get(metric))
         ]
     )
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
@@ -90,10 +113,10 @@ def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
 def _links(summary: Mapping[str, Any]) -> Metadata:
     links: Metadata = {}
     if "mlflow_url" in summary:
-        links["mlflow run"] = dg.UrlMetadataValue(f"{mlflow_ui()}/{summary['mlflow_url']}")
+        links["mlflow run"] = dg.UrlMetadataValue(f"{mlflow_ui()}/{summary['mlflow_url']}{TRAINING}")
     if str(summary.get("uri", "")).startswith("models:/"):
         links["mlflow model"] = dg.UrlMetadataValue(
-            f"{mlflow_ui()}/#/models/{summary['name']}/versions/{summary['version']}"
+            f"{mlflow_ui()}/#/models/{summary['name']}/versions/{summary['version']}{TRAINING}"
         )
     return links
 

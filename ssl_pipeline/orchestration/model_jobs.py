@@ -7,9 +7,9 @@ from collections.abc import Callable
 import dagster as dg
 from pydantic import Field
 
+from ssl_pipeline.asked import ASKED, Asked
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
-from ssl_pipeline.record import ASKED
 
 
 class Chosen(dg.Config):
@@ -34,19 +34,25 @@ def roll_back_version(context: dg.OpExecutionContext, config: Chosen) -> None:
     decided(context, lambda: roll_back(Project.find(), config.model, config.version or None, config.why))
 
 
-@dg.job(description="Make a version of a registered model the champion, as `ssl-pipeline promote` does.")
+@dg.job(
+    description="Makes a version of a registered model the champion, the one in use. Name the model in the Launchpad; without a "
+    "version it is the challenger, which waits for approval. The command `ssl-pipeline promote` does the same."
+)
 def promote() -> None:
     promote_version()
 
 
-@dg.job(description="Take a champion back, as `ssl-pipeline rollback` does.")
+@dg.job(
+    description="Takes a champion back: the version that was in use before it, or the one that you name in the Launchpad, is the "
+    "champion again. The command `ssl-pipeline rollback` does the same."
+)
 def rollback() -> None:
     roll_back_version()
 
 
 def decided(context: dg.OpExecutionContext, decide: Callable[[], str]) -> None:
     """What a user can cure fails the step with that one line."""
-    asked = ASKED.set((f"Dagster run {context.run_id[:8]}", ""))
+    asked = ASKED.set(Asked(context.run_id))
     try:
         context.log.info(decide())
     except PipelineError as error:

@@ -19,15 +19,18 @@ def recipe_job(config: recipe.Recipe) -> dg.UnresolvedAssetJobDefinition:
         selection=selection - dg.AssetSelection.assets(*([config.name, name] for name in others))
         if others
         else selection,
-        description=f"{config.description}\n\nDataset {config.dataset} to registered model {config.name}.".strip(),
+        description=(
+            f"{config.description}\n\nThe whole recipe: from dataset {config.dataset} to a version of model {config.name} in "
+            "MLflow. What is there already is reused."
+        ).strip(),
     )
 
 
 def recipe_automation(config: recipe.Recipe) -> dg.Definitions:
     """The recipe's jobs, schedule and sensors. Raises PipelineError where the cron expression or the time zone is none."""
     train = recipe_job(config)
-    drift = beside(config, "drift", "Tests whether the data has moved since the encoder was trained.")
-    embed = beside(config, "embeddings", "Embeds all samples with the champion.")
+    drift = beside(config, "drift", "Tests whether new samples differ from those that the encoder was trained on.")
+    embed = beside(config, "embeddings", "Embeds all samples with the champion, which is the model version in use.")
     retrain = config.retrain
     started: list[dg.SensorDefinition] = []
     if retrain.on_new_data or retrain.on_drift or retrain.on_upstream:
@@ -40,6 +43,7 @@ def recipe_automation(config: recipe.Recipe) -> dg.Definitions:
 
 def beside(config: recipe.Recipe, stage: str, description: str) -> dg.UnresolvedAssetJobDefinition:
     """A job of one asset that is no part of the chain."""
+    description += " A sensor runs it by itself, when there is reason to."
     selection = dg.AssetSelection.assets([config.name, stage])
     return dg.define_asset_job(f"{config.name}_{stage}", selection=selection, description=description)
 
@@ -51,7 +55,9 @@ def dataset_automation(dataset: recipe.Dataset, recipes: list[recipe.Recipe]) ->
         return dg.Definitions()
     selection = dg.AssetSelection.assets([dataset.name, "dataset"])
     refresh = dg.define_asset_job(
-        f"{dataset.name}_refresh", selection=selection, description=f"Reads the source of {dataset.name} again."
+        f"{dataset.name}_refresh",
+        selection=selection,
+        description=f"Reads the source of {dataset.name} again, as a new version where it has changed; a sensor runs it.",
     )
     return dg.Definitions(jobs=[refresh], sensors=[sensors.source_sensor(dataset, waiting, refresh)])
 
@@ -68,7 +74,7 @@ def cron_schedules(config: recipe.Recipe, job: dg.UnresolvedAssetJobDefinition) 
                 execution_timezone=config.retrain.timezone,
                 tags={REASON: f"schedule: {config.retrain.cron} {config.retrain.timezone}"},
                 default_status=dg.DefaultScheduleStatus.RUNNING,
-                description="Runs the whole chain again; stages whose inputs did not change are reused.",
+                description="Runs the whole recipe at the time that it names; stages whose inputs did not change are reused.",
             )
         ]
     except dg.DagsterInvalidDefinitionError as error:

@@ -34,7 +34,8 @@ def source_sensor(
     @dg.sensor(
         name=f"{dataset.name}_source", job=refresh, minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Looks whether the source of {dataset.name} has changed and stayed so for {settle:g} seconds; then reads it.",
+        description=f"Looks every half minute whether the source of {dataset.name} (files added, changed, taken away) has changed "
+        f"and then stayed as it is for {settle:g} seconds; if so, reads it as a new version of the dataset.",
     )  # fmt: skip
     def source(context: dg.SensorEvaluationContext) -> Answer:
         from ssl_pipeline.ingest import readers
@@ -62,7 +63,8 @@ def retrain_sensor(
     @dg.sensor(
         name=f"{config.name}_retrain_when_due", jobs=[train, drift] if drift else [train],
         minimum_interval_seconds=EVERY_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Retrains when there is reason to: new data, drift, an upstream champion. Each tick says why, or why not.",
+        description="Runs the recipe again when there is a reason that it names: enough new data, new data that differs from what "
+        "it was trained on (drift), or a new champion of a recipe that it builds on. Each tick says why, or why not.",
     )  # fmt: skip
     def retrain_when_due(context: dg.SensorEvaluationContext) -> Answer:
         found = verdict(Project.find(), config)
@@ -85,7 +87,8 @@ def embeddings_sensor(config: recipe.Recipe, job: dg.UnresolvedAssetJobDefinitio
     @dg.sensor(
         name=f"{config.name}_embeddings_when_due", job=job, minimum_interval_seconds=EVERY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Embeds all samples again when the champion or the data is another one.",
+        description=f"Embeds all samples of {config.dataset} again when {config.name} has another champion (the model version in "
+        "use) or the data has another version.",
     )  # fmt: skip
     def embeddings_when_due(context: dg.SensorEvaluationContext) -> Answer:
         from ssl_pipeline import tracking
@@ -112,16 +115,20 @@ def embeddings_sensor(config: recipe.Recipe, job: dg.UnresolvedAssetJobDefinitio
 @dg.sensor(
     name="killed_runs", minimum_interval_seconds=EVERY_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING,
     target=None,
+    description="Finds runs whose process was killed (by the machine's memory guard, by a restart), marks them as failed, frees "
+    "their turn for others, and asks for a new run that goes on from the last checkpoint.",
 )  # fmt: skip
 def killed_runs(context: dg.SensorEvaluationContext) -> Answer:
-    """Finds runs whose process is gone, frees their turns, and has them go on from where they were."""
     dead = reap(context.instance)
     return dg.SkipReason(f"killed, and asked to go on: {', '.join(dead)}" if dead else "every run's process is alive")
 
 
-@dg.run_failure_sensor(name="failures", default_status=dg.DefaultSensorStatus.RUNNING, monitor_all_code_locations=False)
+@dg.run_failure_sensor(
+    name="failures", default_status=dg.DefaultSensorStatus.RUNNING, monitor_all_code_locations=False,
+    description="Tells the hook that the environment variable SSL_PIPELINE_NOTIFY names (a web address or a command) of each "
+    "failed run, with what failed in it. Without a hook it does nothing.",
+)  # fmt: skip
 def failures(context: dg.RunFailureSensorContext) -> None:
-    """Tells the hook of each failed run, with what failed in it."""
     run = context.dagster_run
     wanted = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
     events = [entry.dagster_event for entry in context.instance.all_logs(run.run_id, of_type=wanted)]

@@ -20,8 +20,9 @@ def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[
     for option, wanted in [("--port", port)] + [("--mlflow-port", mlflow_port)] * tracks_here:
         refuse_used(host, wanted, option)
     mlflow_url = f"http://{address(host)}:{mlflow_port}" if tracks_here else project.tracking_place
+    dagster_url = f"http://{address(host)}:{port}"
     environment = os.environ | {
-        "DAGSTER_HOME": str(project.root), "SSL_PIPELINE_MLFLOW_UI": mlflow_url,
+        "DAGSTER_HOME": str(project.root), "SSL_PIPELINE_MLFLOW_UI": mlflow_url, "SSL_PIPELINE_DAGSTER_UI": dagster_url,
         "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1",
     }  # fmt: skip
     if shares and not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -32,7 +33,7 @@ def up(project: Project, port: int, mlflow_port: int, host: str, say: Callable[[
         folder = Path(__file__).parents[2]
     dagster = ["dagster", "dev", "-m", f"{module}.definitions", "--host", host, "--port", str(port)]
     logs = project.store.root / "logs"
-    served = [Server("dagster", f"http://{address(host)}:{port}", logs / "dagster.log", dagster, environment, folder)]
+    served = [Server("dagster", dagster_url, logs / "dagster.log", dagster, environment, folder)]
     if tracks_here:
         project.artifacts.mkdir(parents=True, exist_ok=True)
         mlflow = ["mlflow", "server", "--workers", "1", "--host", host, "--port", str(mlflow_port)]

@@ -25,10 +25,12 @@ def model_card(
     uri: str,
     takes: np.ndarray,
     commit: str | None = None,
+    made_by: str | None = None,
 ) -> str:
     """Markdown of under 5,000 characters from the recipe (`model_dump(mode="json")`) and the stages' summaries.
 
-    `evaluations` are their summaries and captions by kind, `takes` is an example of what the model takes. Where space is short
+    `evaluations` are their summaries and captions by kind, `takes` is an example of what the model takes, `made_by` leads to what
+    registered it. Where space is short
     the recipe's end is left out.
     """
     task, modality = recipe["pretext"]["task"], recipe["encoder"].get("kind", "image")
@@ -57,6 +59,7 @@ def model_card(
                 "training time in seconds": number(encoder.get("train_seconds")),
                 "energy in joules, of whole processors and GPUs": number(encoder.get("energy_joules")),
                 "code": f"commit {escape(commit)}" if commit else "not under version control",
+                "registered as": made_by,
             }
         ),
     ]
@@ -116,7 +119,7 @@ def quality(
             named = ", ".join(escape(name, 20) for name in classes[:10]) + (", …" if len(classes) > 10 else "")
             said = f"{len(classes):,} classes: {named}"
             parts += [said] if said not in parts else []
-        parts.append(comparison(rows, caption).markdown().rstrip())
+        parts.append(roomy(comparison(rows, caption).markdown().rstrip()))
         parts += [saved] if (saved := summary.get("labels_saved_say")) else []
     return parts
 
@@ -146,6 +149,12 @@ def limits(recipe: dict[str, Any], dataset: dict[str, Any], evaluations: dict[st
     if samples is not None and samples < 50_000:
         known.insert(1, f"{samples:,} samples are few: expect a larger and more varied set to do better.")
     return "\n".join(f"- {line}" for line in known)
+
+
+def roomy(markdown: str) -> str:
+    """A table whose cells end with a wide space: MLflow's page sets them side by side with none. A space of no width after it keeps
+    it from being trimmed."""
+    return re.sub(r"^\| (?!:--).*$", lambda row: row[0].replace(" | ", "\u2002\u200b | "), markdown, flags=re.MULTILINE)
 
 
 def bullets(items: dict[str, str | None]) -> str:

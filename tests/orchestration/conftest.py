@@ -45,16 +45,31 @@ def draw_shapes(folder: Path, count: int = 60) -> None:
     (folder / "circles" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n but no image")
 
 
+def lay_out(folder: Path, defs: str = DEFS) -> None:
+    """A project folder as a user has it: git, dagster.yaml, images, recipes."""
+    draw_shapes(folder / "images")
+    shutil.copy(ROOT / "dagster.yaml", folder)
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    recipes = folder / "ssl_pipeline" / "defs" / "shapes"
+    recipes.mkdir(parents=True)
+    (recipes / "defs.yaml").write_text(defs)
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder as a user has it: git, dagster.yaml, images, recipes; DAGSTER_HOME points to it."""
-    draw_shapes(tmp_path / "images")
-    shutil.copy(ROOT / "dagster.yaml", tmp_path)
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    defs = tmp_path / "ssl_pipeline" / "defs" / "shapes"
-    defs.mkdir(parents=True)
-    (defs / "defs.yaml").write_text(DEFS)
+    """Such a folder; DAGSTER_HOME points to it."""
+    lay_out(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     for name in ("MLFLOW_TRACKING_URI", "SSL_PIPELINE_STORE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def automated_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a folder whose recipe also draws a map of its features, and retrains and embeds by itself."""
+    folder = tmp_path_factory.mktemp("automated")
+    by_itself = "  embeddings: true\n  retrain: {on_new_data: true, on_drift: true, cron: '0 3 * * 1'}\n"
+    with_map = DEFS.replace("supervised_steps: 2}\n", "supervised_steps: 2}\n    - {kind: clustering}\n")
+    lay_out(folder, with_map + by_itself)
+    return folder

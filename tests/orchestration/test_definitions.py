@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ssl_pipeline import definitions as dagster_loads
 from ssl_pipeline.orchestration import project_definitions
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.recipe import Dataset, Recipe
@@ -109,15 +110,48 @@ def test_name_used_twice_is_refused() -> None:
         project_definitions.definitions([SHAPES], [recipe("a"), recipe("a")])
 
 
-def test_code_location_of_this_project_loads_without_torch() -> None:
+def test_code_location_of_this_project_imports_nothing_slow() -> None:
     script = (
         "import sys; from ssl_pipeline.definitions import defs; graph = defs().resolve_asset_graph();"
-        "slow = {'torch', 'timm', 'mlflow', 'dvc', 'matplotlib'} & set(sys.modules); assert not slow, slow;"
+        "slow = {'torch', 'timm', 'transformers', 'mlflow', 'dvc', 'pandas', 'pyarrow', 'sklearn', 'scipy', 'matplotlib'};"
+        "defs().get_repository_def(); assert not slow & set(sys.modules), slow & set(sys.modules);"
         "print(sorted('/'.join(k.path) for k in graph.get_all_asset_keys()))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for name in ("digits/dataset", "digits_simclr/registered_model", "digits/leaderboard"):
         assert f"'{name}'" in done.stdout
+
+
+def test_everything_is_explained_in_the_ui() -> None:
+    """What a newcomer can click on says what it is in a sentence: of the package's own recipes, and of one that automates all."""
+    retrain = {"cron": "0 3 * * 1", "on_new_data": True, "on_drift": True}
+    automatic = project_definitions.definitions([SHAPES], [recipe("a", retrain=retrain, embeddings=True), recipe("b")])
+    kinds: set[str] = set()
+    for found in (dagster_loads.defs(), automatic):
+        repository = found.get_repository_def()
+        graph = repository.asset_graph
+        described = {
+            **{f"asset {key.to_user_string()}": graph.get(key).description for key in graph.get_all_asset_keys()},
+            **{f"check {key.to_user_string()}": graph.get(key).description for key in graph.asset_check_keys},
+            **{f"sensor {sensor.name}": sensor.description for sensor in repository.sensor_defs},
+            **{f"schedule {schedule.name}": schedule.description for schedule in repository.schedule_defs},
+            **{f"job {job.name}": job.description for job in repository.get_all_jobs() if job.name != "__ASSET_JOB"},
+        }
+        for name, text in described.items():
+            kinds.add(name.partition(" ")[0])
+            assert len(text or "") > 30 and str(text).rstrip().endswith((".", "?")), f"{name}: {text!r}"
+            assert str(text)[0].isupper() or str(text)[0].isdigit(), f"{name}: {text!r}"
+            assert len(str(text).split()) > 6, f"{name}: {text!r} is a list of words"
+    assert kinds == {"asset", "check", "sensor", "schedule", "job"}
+
+
+def test_groups_follow_each_other() -> None:
+    """Collapsed to its groups the graph leads from datasets over recipes to leaderboards, and never back."""
+    assets = project_definitions.definitions([SHAPES], [recipe("a"), recipe("b")]).resolve_asset_graph()
+    nodes = [assets.get(key) for key in assets.get_all_asset_keys()]
+    edges = {(assets.get(p).group_name, n.group_name) for n in nodes for p in n.parent_keys}
+    between = {edge for edge in edges if edge[0] != edge[1]}
+    assert between == {("datasets", "a"), ("datasets", "b"), ("a", "leaderboards"), ("b", "leaderboards")}
 
 
 def test_package_imports_nothing_slow() -> None:

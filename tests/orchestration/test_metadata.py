@@ -19,7 +19,7 @@ def stage(folder: Path, summary: dict[str, object], reused: bool = False) -> Sta
 
 
 def test_summary_becomes_numbers_and_tables(tmp_path: Path) -> None:
-    cell = {"mean": 0.9, "low": 0.8, "high": 1.0}
+    cell = {"mean": 0.91234567, "low": 0.8, "high": 1.0}
     shown = metadata.of(
         stage(
             tmp_path,
@@ -38,15 +38,25 @@ def test_summary_becomes_numbers_and_tables(tmp_path: Path) -> None:
         {"balance": "a", "value": 2},
         {"balance": "b", "value": 3},
     ]
-    assert [row.data["method"] for row in shown["metrics"].records] == ["this recipe", "raw pixels"]
+    assert [row.data for row in shown["metrics"].records] == [
+        {"metric": "knn / accuracy / 10", "method": "this recipe", "mean": 0.912, "low": 0.8, "high": 1.0},
+        {"metric": "knn / accuracy / 10", "method": "raw pixels", "mean": 0.912, "low": 0.8, "high": 1.0},
+    ]
     assert shown["gates"].records[0].data["passed"] is True
     assert shown["folder"].value == str(tmp_path)
+
+
+def test_links_and_pictures_come_before_numbers_and_long_tables(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "learning.png")
+    summary = {"balance": {"a": 2}, "samples": 5, "mlflow_url": "#/experiments/1/runs/abc", "table": "| a |\n| - |"}
+    shown = metadata.of(stage(tmp_path, summary))
+    assert list(shown) == ["made", "mlflow run", "table", "picture: learning", "samples", "balance", "folder"]
 
 
 def test_large_picture_is_scaled_down(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise_sheet.png")
-    text = str(metadata.of(stage(tmp_path, {}))["noise sheet"].value)
+    text = str(metadata.of(stage(tmp_path, {}))["picture: noise sheet"].value)
     data = base64.b64decode(text.partition("base64,")[2].rstrip(")"))
     assert text.startswith("![noise sheet](data:image/png;base64,") and len(data) <= metadata.LARGEST_PICTURE
     assert Image.open(io.BytesIO(data)).width < 900
@@ -57,7 +67,7 @@ def test_links_lead_to_the_server_in_use(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("SSL_PIPELINE_MLFLOW_UI", "http://127.0.0.1:5999")
     shown = metadata.of(stage(tmp_path, summary))
-    assert shown["mlflow model"].value == "http://127.0.0.1:5999/#/models/m/versions/3"
-    assert shown["mlflow run"].value == "http://127.0.0.1:5999/#/experiments/1/runs/abc"
+    assert shown["mlflow model"].value == "http://127.0.0.1:5999/#/models/m/versions/3?workflowType=machine_learning"
+    assert shown["mlflow run"].value == "http://127.0.0.1:5999/#/experiments/1/runs/abc?workflowType=machine_learning"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org/")
     assert str(metadata.of(stage(tmp_path, summary))["mlflow model"].value).startswith("https://mlflow.example.org/#/")

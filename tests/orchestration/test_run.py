@@ -44,7 +44,7 @@ def test_run_is_recorded_and_reused(root: Path) -> None:
         assert event and event.asset_materialization
         metadata = event.asset_materialization.metadata
         assert event.asset_materialization.tags and stage.key in event.asset_materialization.tags.values()
-    assert metadata["made"].value == "reused" and "data:image/png" in str(metadata["sheet"].value)
+    assert metadata["made"].value == "reused" and "data:image/png" in str(metadata["picture: sheet"].value)
     assert {p.name for p in (root / "store" / "dagster").iterdir()} >= {"history", "schedules"}
     assert not {"history", "schedules", "storage"} & {p.name for p in root.iterdir()}
 

@@ -252,6 +252,15 @@ def test_the_card_says_what_it_must():
     compile(python.content, "card", "exec")
 
 
+def test_the_card_leads_to_what_registered_it_and_its_tables_have_room():
+    text = card(made_by="[asset a/registered_model](http://127.0.0.1:3000/assets/a/registered_model) in Dagster")
+    assert "- registered as: [asset a/registered_model](http://127.0.0.1:3000/" in text
+    assert "registered as" not in card()
+    (table,) = [t for t in tokens(text) if t.type == "table_open"]
+    cells = [t.content for i, t in enumerate(tokens(text)) if tokens(text)[i - 1].type in ("td_open", "th_open")]
+    assert cells[0] == "recipe\u2002\u200b" and table  # the space is neither markup nor trimmed
+
+
 def test_a_card_without_labels_or_git_or_optional_numbers():
     text = card(classification=None, commit=None, encoder={"final_loss": math.nan}, features={})
     assert "No labels were at hand" in text and "not under version control" in text
