@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import dagster as dg
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from ssl_pipeline import recipe
 from ssl_pipeline.notify import notify
@@ -130,6 +131,8 @@ def killed_runs(context: dg.SensorEvaluationContext) -> Answer:
 )  # fmt: skip
 def failures(context: dg.RunFailureSensorContext) -> None:
     run = context.dagster_run
+    if run.tags.get(WILL_RETRY_TAG) == "true":
+        return  # its process was killed; the run that goes on in its place is told of, should it fail
     wanted = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
     events = [entry.dagster_event for entry in context.instance.all_logs(run.run_id, of_type=wanted)]
     told = what_failed([e for e in events if e]) or [context.failure_event.message or "failed"]
