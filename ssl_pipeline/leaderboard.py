@@ -148,7 +148,7 @@ def table_of(dataset_name: str, one: Protocol) -> Comparison:
         spent = [entry.cost.get(what) for what in tables.SPENT]
         rows += tables.rows_of(entry.recipe.name, entry.recipe.pretext.task, entry.stage.summary["metrics"], *spent)
     for method, metrics in one.baselines.items():
-        rows += tables.rows_of(method, method, metrics, baseline=True)
+        rows += tables.rows_of(method, "", metrics, baseline=True)
     return tables.comparison(rows, f"{dataset_name}: {one.settings.caption(one.entries[0].stage.summary)}")
 
 

@@ -75,7 +75,7 @@ def recipe_checks(config: recipe.Recipe) -> Checks:
     @dg.asset_check(asset=key("pretrained_encoder"), blocking=True)
     def not_collapsed() -> dg.AssetCheckResult:
         """The encoder gives different samples different embeddings (it has not collapsed to one answer for all), and its
-        loss fell below that of an encoder that learnt nothing. Blocks what comes after where it has."""
+        loss fell below that of an encoder that learnt nothing. Blocks what comes after where either is not so."""
         encoder = current(config.name, "pretrained_encoder")
         return gated(gates.not_collapsed(encoder), **numbers(encoder, "effective_rank", "final_loss", "collapse_loss"))
 

@@ -16,6 +16,9 @@ from ssl_pipeline.store import Stage
 LARGEST_PICTURE = 400_000
 """Bytes of a PNG that goes into Dagster's event log as it is; above that it is scaled down."""
 
+HIDDEN = {"baselines", "controls", "mlflow_url", "labels_saved"}
+"""What is shown in another form: in the table of metrics, as a link, as a sentence."""
+
 TRAINING = "?workflowType=machine_learning"
 """Without it MLflow's pages show the menu of its other half, for language models, in which there is no registry."""
 
@@ -27,8 +30,8 @@ def of(stage: Stage) -> Metadata:
     made: Metadata = {"made": dg.TextMetadataValue("reused" if stage.reused else "computed")}
     shown: Metadata = {}
     for name, value in stage.summary.items():
-        if name not in ("baselines", "controls", "mlflow_url") and value is not None and value not in ({}, []):
-            shown[name] = _shown(name, value, stage.summary.get("baselines") or {})
+        if name not in HIDDEN and value is not None and value not in ({}, []):
+            shown[name.removesuffix("_say")] = _shown(name, value, stage.summary.get("baselines") or {})
     # the page shows Markdown at a click on its name's row only, so the name says that there is a picture
     pictures = {
         f"picture: {_title(p)}": dg.MarkdownMetadataValue(_picture(p)) for p in sorted(stage.path.glob("*.png"))
