@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ssl_pipeline import chain, origins
+from ssl_pipeline import chain, lineage, origins
+from ssl_pipeline.chain import ANEW
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
@@ -120,3 +121,36 @@ def test_new_data_between_two_stages_changes_nothing_that_was_begun(project, mak
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.root / 'another.db'}")
     done = chain.run_recipe(recipe, images(project, version=old.summary["digest"]), project, say=print)
     assert done["registered_model"].summary["version"] == 1, "another MLflow gets a run of its own"
+
+
+@pytest.mark.slow
+def test_a_warm_start_is_shown_beside_a_fresh_encoder_on_the_same_budget_and_made_again_bit_for_bit(
+    project, make_recipe
+):
+    recipe = make_recipe(
+        "rotation",
+        evaluations=[{"kind": "classification", "shots": ["all"], "supervised_steps": 0}],
+        promote={"metric": "classification/linear/accuracy/all", "worse_by": 1.0},
+        pretrain={"epochs": 8, "batch_size": 32, "learning_rate": 3e-3},
+        retrain={"warm_start": {"replay": 0.5}},
+    )
+    write_digits(project.root / "images", 700)
+    first = chain.run_recipe(recipe, images(project), project)
+    assert ANEW not in first["classification"].summary["baselines"]  # nothing to go on from
+    write_digits(project.root / "images", 900)
+    second = chain.run_recipe(recipe, images(project), project)
+    encoder = second["pretrained_encoder"]
+    assert encoder.summary["made_from"]["start_from"] == first["pretrained_encoder"].key
+    new, old = encoder.summary["new_samples"], encoder.summary["replayed_samples"]
+    assert 100 < new == old < 200 and encoder.summary["steps"] == 8 * ((new + old) // 32)
+    beside = second["classification"].summary["baselines"][ANEW]
+    assert beside["classification/linear/accuracy/all"]["mean"] > 0.3
+    fresh = [one for one in project.store.finished("pretrained_encoder") if one.config.get("steps")]
+    assert [one.summary["steps"] for one in fresh] == [encoder.summary["steps"]]
+    assert "new_samples" not in fresh[0].summary and "start_from" not in fresh[0].summary["made_from"]
+    assert ANEW in (second["registered_model"].path / "model_card.md").read_text()
+    again = chain.run_recipe(recipe, images(project), project)  # it is the champion now, and goes on from nothing more
+    assert again["pretrained_encoder"].key == encoder.key and again["registered_model"].reused
+    found = lineage.trace(project, recipe.name)
+    assert found["model"].endswith("version 2") and second["dataset"].summary["digest"] in found["data"]
+    assert "bit for bit" in lineage.reproduce(project, recipe.name, print)
