@@ -24,7 +24,7 @@ test: install
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: install
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n 2 --dist loadfile # much of it waits for servers
 
 lint: install
 	@$(BIN)/ruff check .
