@@ -130,7 +130,7 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
         features = {split: extract.read(extracted.path, split) for split in SPLITS}
         network = encoders.load(encoder.path).to(pick_device(recipe.pretrain.device))
         result = module.own(recipe, pack, network, features, encoder.path, settings)
-        if recipe.retrain.warm_start and recipe.retrain.warm_start.compare and begun_from(project, encoder):
+        if beside:
             result.controls[ANEW] = anew(project, recipe, encoder, pack, settings, say)
         # of all metrics: which one promotes is decided when the model is registered
         own = paired.write(folder, {recipe.name: result.metrics} | result.controls)
@@ -159,7 +159,9 @@ def evaluation(project: Project, recipe: Recipe, kind: str, say: Say = print) ->
     shared = {"encoder": fresh, "evaluation": dump(settings), "precision": recipe.pretrain.precision}
     reference = store.build("baselines", shared, origin, version, baselines, on_wait=say)
     inputs = {"features": extracted.key, "baselines": reference.key}
-    config = {"name": recipe.name, "evaluation": dump(settings)}
+    config: dict[str, Any] = {"name": recipe.name, "evaluation": dump(settings)}
+    if beside := bool(recipe.retrain.warm_start and recipe.retrain.warm_start.compare and begun_from(project, encoder)):
+        config["beside"] = ANEW
     return finish(project, recipe, store.build(kind, config, inputs, version, write, on_wait=say))
 
 

@@ -43,6 +43,8 @@ class Leftover:
     why: str
     locks: tuple[Path, ...] = ()
     """Who holds one of them is at work on it."""
+    dated: float = 0.0
+    """When that was, in seconds since 1970."""
 
 
 def leftovers(project: Project, days: float) -> list[Leftover]:
@@ -52,7 +54,7 @@ def leftovers(project: Project, days: float) -> list[Leftover]:
     Raises PipelineError where it cannot be known what registered versions were made from.
     """
     store = project.store
-    old = [*unfinished(store), *lock_files(store), *logs(store)]
+    old = [*unfinished(store), *logs(store)]
     if not at_work(store):
         old += finished(project)
     found = [one for one in old if one.days >= days] + list(trash(store))
@@ -65,7 +67,9 @@ def remove(store: Store, found: Iterable[Leftover]) -> Iterator[Leftover]:
     with explain_disk_errors(store.root), store.lock("clean"):
         for one in found:
             with claimed(one.locks) as free:
-                if not free or one.path.name in current_keys(store):
+                record = one.path / "stage.json"
+                used_since = record.exists() and record.stat().st_mtime > one.dated
+                if not free or used_since or one.path.name in current_keys(store):
                     continue
                 (store.root / "trash").mkdir(exist_ok=True)
                 gone = Path(tempfile.mkdtemp(prefix=f"{one.path.parent.name}-", dir=store.root / "trash"))
@@ -97,13 +101,6 @@ def unfinished(store: Store) -> Iterator[Leftover]:
         newest = max([path, *path.rglob("*")], key=lambda file: file.lstat().st_mtime)
         why = "interrupted and not gone on with"
         yield leftover(path, f"unfinished {path.parent.name}", newest, why, lock, Path(f"{path}.writer"))
-
-
-def lock_files(store: Store) -> Iterator[Leftover]:
-    for path in [*(store.root / "locks").glob("*.lock"), *store.root.glob("*/*.partial.writer")]:
-        with claimed([path]) as free:
-            if free:
-                yield leftover(path, "lock file", path, "nobody holds it", path)
 
 
 def logs(store: Store) -> Iterator[Leftover]:
@@ -197,8 +194,8 @@ def claimed(locks: Iterable[Path]) -> Iterator[bool]:
 
 
 def leftover(path: Path, what: str, dated: Path, why: str, *locks: Path) -> Leftover:
-    days = max(0.0, time.time() - dated.lstat().st_mtime) / DAY
-    return Leftover(path, what, size(path), days, why, locks)
+    when = dated.lstat().st_mtime
+    return Leftover(path, what, size(path), max(0.0, time.time() - when) / DAY, why, locks, when)
 
 
 def files_of(process: psutil.Process) -> list[Any]:

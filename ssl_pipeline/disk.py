@@ -1,7 +1,7 @@
 """Is there room for a stage? Asked before it starts, because a disk that fills up after hours costs the hours.
 
-The rule: twice the largest input, and never less than 1 GB (`SSL_PIPELINE_FREE_GB`). It is an estimate: a pack of decoded
-JPEG files may be ten times its dataset, and most stages write much less than they read.
+The rule: twice the largest input, and never less than 1 GB; or what `SSL_PIPELINE_FREE_GB` says. It is an estimate: a pack of
+decoded JPEG files may be ten times its dataset, and most stages write much less than they read.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ from pathlib import Path
 
 from ssl_pipeline.part import PipelineError
 
+LEAST = 1_000_000_000
 
-def floor() -> int:
-    """Bytes that must be free before any stage starts."""
-    said = os.environ.get("SSL_PIPELINE_FREE_GB", "1")
+
+def asked_for() -> int | None:
+    """Bytes that must be free before any stage starts, where somebody has said so."""
+    said = os.environ.get("SSL_PIPELINE_FREE_GB")
     try:
-        return round(float(said) * 1e9)
+        return None if said is None else round(float(said) * 1e9)
     except ValueError as error:
         raise PipelineError(
             f"SSL_PIPELINE_FREE_GB is {said!r}: set it to a number of gigabytes, or unset it"
         ) from error
+
+
+def needed(largest_input: int) -> int:
+    """Bytes, by the rule."""
+    said = asked_for()
+    return max(LEAST, 2 * largest_input) if said is None else said
 
 
 def free(path: Path) -> int:
@@ -31,7 +39,7 @@ def free(path: Path) -> int:
 
 def refuse_full(root: Path, stage: str, largest_input: int) -> None:
     """Raises PipelineError, with what is needed and what is free, where a stage may not have room."""
-    need, there = max(floor(), 2 * largest_input), free(root)
+    need, there = needed(largest_input), free(root)
     if there < need:
         why = (
             f"twice its largest input of {gb(largest_input)}"

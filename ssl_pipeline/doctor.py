@@ -170,7 +170,7 @@ def disk_space(project: Project) -> Finding:
         project.store.finished("pretrained_encoder"), key=lambda one: os.stat(one.path).st_mtime, default=None
     )
     last = size(trained.path) if trained else 0
-    need = max(disk.floor(), 2 * sizes[largest] if largest else 0)
+    need = disk.needed(sizes[largest] if largest else 0)
     said = f"{disk.gb(free)} free" + (f"; the largest is {largest} with {disk.gb(sizes[largest])}" if largest else "")
     cure = "ssl-pipeline clean, free space, or set SSL_PIPELINE_STORE to a larger disk"
     if free < need:
@@ -183,9 +183,9 @@ def disk_space(project: Project) -> Finding:
 
 
 def leftovers(project: Project) -> Finding:
-    """Of interrupted stages, killed cleans, and locks that nobody holds, a week old."""
+    """Of interrupted stages and killed cleans, a week old."""
     store = project.store
-    found = [*clean.unfinished(store), *clean.lock_files(store), *clean.trash(store)]
+    found = [*clean.unfinished(store), *clean.trash(store)]
     if old := [one for one in found if one.days >= 7]:
         kinds = [one.what for one in old]
         said = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

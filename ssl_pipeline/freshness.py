@@ -45,8 +45,8 @@ def unseen(project: Project, encoder: Stage, data: Stage) -> int:
 
 def drift(project: Project, recipe: Recipe, say: origins.Say = print) -> Stage:
     """The stage `drift`: what the dataset has that the encoder's data had not, beside held-out samples that it had."""
-    trained = origins.upstream(project, recipe.name, "pretrained_encoder")
     known = origins.upstream(project, recipe.name, "features")
+    trained = origins.made_from(project, known, "pretrained_encoder")
     data, pack, origin = origins.prepared(project, recipe)
     inputs = {"features": known.key, "dataset": data.summary["digest"]}
 

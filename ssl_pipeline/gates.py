@@ -23,9 +23,11 @@ class Gate:
     detail: str
 
 
-def data_pinned(digest: str, pinned: str | None) -> Gate:
-    """The dataset version that was used is the one that data.dvc records."""
-    return Gate("data_pinned", digest == pinned, f"used {digest}, data.dvc records {pinned or 'nothing'}")
+def data_pinned(digest: str, pinned: str | None, held: bool = False) -> Gate:
+    """The dataset version that was used is the one that data.dvc records, or was when it was begun and DVC holds it still: new data
+    may have come while a model was trained."""
+    kept = "; DVC holds the one that was used" if held and digest != pinned else ""
+    return Gate("data_pinned", digest == pinned or held, f"used {digest}, data.dvc records {pinned or 'nothing'}{kept}")
 
 
 def not_collapsed(encoder: Stage) -> Gate:
@@ -86,11 +88,9 @@ def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
     return Gate("better_than_random", value > random, f"{metric} {value:.3f}, {name} {random:.3f}{cure}")
 
 
-def all_gates(
-    recipe: Recipe, digest: str, pinned: str | None, encoder: Stage, features: Stage, evaluated: dict[str, Stage]
-) -> list[Gate]:
-    """Every gate that applies, `evaluated` being the evaluations by their kinds."""
-    gates = [data_pinned(digest, pinned), not_collapsed(encoder), nothing_leaked(recipe, features)]
+def all_gates(recipe: Recipe, data: Gate, encoder: Stage, features: Stage, evaluated: dict[str, Stage]) -> list[Gate]:
+    """Every gate that applies, beside the one of the data; `evaluated` are the evaluations by their kinds."""
+    gates = [data, not_collapsed(encoder), nothing_leaked(recipe, features)]
     stages = {"features": features} | evaluated
     gates += [metric_floor(recipe, kind, stages[kind]) for kind in with_floors(recipe)]
     if recipe.promote and not recipe.promote.label_free:

@@ -7,12 +7,14 @@ import json
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ssl_pipeline import origins, tracking, training
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretrain import launch
+from ssl_pipeline.pretrain.plan import Plan
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.record import open_tracker
@@ -27,11 +29,17 @@ def trace(project: Project, uri: str) -> dict[str, Any]:
     with tracking.downloaded(tracker, full(uri)) as (version, path):
         weights = sha256(path / "extra_files" / WEIGHTS)
         recipe = json.loads((path / "extra_files" / RECIPE).read_text())
+    with tracker.connected() as client:
+        standing = tracking.aliases(client, version.name)
     moves = [m for m in tracking.history(tracker, version.name) if m.version == version.version]
     tags, pretrain = version.tags, recipe["pretrain"]
     return {
         "model": f"{version.name} version {version.version}",
-        "aliases": "; ".join(f"{m.alias} since {m.when[:19]} by {m.who}: {m.why}" for m in moves) or "none",
+        "aliases": "; ".join(
+            f"{m.alias} {'since' if standing.get(m.alias) == version.version else 'was, from'} {m.when[:19]} by {m.who}: {m.why}"
+            for m in moves
+        )
+        or "none",
         "run": f"{version.run_id} ({tracker.url(version.run_id)})",
         "recipe": f"{tags['recipe']}: {recipe['pretext']['task']}, {pretrain['epochs']} epochs, seed {pretrain['seed']}",
         "commit": tags["commit"],
@@ -41,7 +49,7 @@ def trace(project: Project, uri: str) -> dict[str, Any]:
 
 
 def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
-    """Restores the version's data, trains its recipe again and says whether the weights are the same. The project's data, store and
+    """Restores the version's data, trains its recipe again and says whether the weights are the same. The project's data and
     registry stay as they are. Raises PipelineError where they differ."""
     tracker = open_tracker(project)
     with tracking.downloaded(tracker, full(uri)) as (version, path):
@@ -56,11 +64,13 @@ def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
                 f"{uri}: its training ({key}) is not in the store any more, which says from what it went on"
             )
         data = origins.restored(project, recipe.dataset, version.tags["data_digest"], say)
-        say(f"data        {recipe.dataset} {data.summary['digest']} restored, every file verified")
+        how = "in the store already" if data.reused else "restored, every file verified"
+        say(f"data        {recipe.dataset} {data.summary['digest']}: {how}")
         pack = origins.prepared(project, recipe, trained)[1]
         with tempfile.TemporaryDirectory() as folder:
             begun = training.begun_from(project, trained)
-            plan = training.going_on(project, recipe, begun, pack, say) if begun else None
+            plan = training.going_on(project, recipe, begun, pack, say) if begun else Plan()
+            plan = replace(plan, accumulate=trained.summary.get("accumulate_used"))
             launch.run(recipe, pack, Path(folder), lambda rows: None, plan, say)
             again = Path(folder, WEIGHTS)
             if sha256(again) == sha256(registered):

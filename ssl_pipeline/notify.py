@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 HOOK = "SSL_PIPELINE_NOTIFY"
@@ -29,6 +30,6 @@ def notify(event: str, text: str, **facts: Any) -> None:
             urllib.request.urlopen(asked, timeout=TIMEOUT_SECONDS).close()
         else:
             subprocess.run(hook, shell=True, input=said, timeout=TIMEOUT_SECONDS, check=True, stdout=subprocess.DEVNULL)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
         # an address may hold a token: its kind is all that is told
         print(f"{HOOK}: telling of {event!r} failed ({type(error).__name__})", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from ssl_pipeline.features import extract
 from ssl_pipeline.features.quality import label_free_quality
 from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.pretext import pack as packs
+from ssl_pipeline.pretrain.compute import pick_device
 from ssl_pipeline.tracking import registry
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def champions(project: Project, recipe: Recipe, tracker: Tracker, new: Evidence,
     items = new.features.summary["made_from"].get("item_features")
     with registry.downloaded(tracker, f"models:/{recipe.name}/{reigning.version}") as (_, path):
         folder = path / "extra_files"
-        encoder, settings = encoders.load(folder), encoders.settings_in(folder)
+        encoder = encoders.load(folder).to(pick_device(recipe.pretrain.device))
+        settings = encoders.settings_in(folder)
         described = project.store.get("features", items) if items else None
         pack = packs.open_pack(packs.build(project.store, new.data, settings, described))
         if recipe.promote.label_free:

@@ -120,7 +120,7 @@ def patiently(send: Callable[[], None], say: Callable[[str], None]) -> None:
         try:
             return send()
         except PipelineError as error:
-            if time.monotonic() > until:
+            if isinstance(error, tracking.Refused) or time.monotonic() > until:
                 raise
             say(f"all is computed; waiting for MLflow: {error}")
             time.sleep(RETRY_SECONDS)

@@ -41,8 +41,8 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
     features = made_from(project, first, "features") if first else upstream(project, recipe.name, "features")
     data, encoder = (made_from(project, features, name) for name in ("dataset", "pretrained_encoder"))
     digest, evidence = data.summary["digest"], Evidence(data, features, evaluated)
-    pinned = versioning.pinned(project.root, recipe.dataset)
-    checked = gates.all_gates(recipe, digest, pinned, encoder, features, measured)
+    pinned, held = versioning.pinned(project.root, recipe.dataset), versioning.holds(project.root, digest)
+    checked = gates.all_gates(recipe, gates.data_pinned(digest, pinned, held), encoder, features, measured)
     if failed := gates.failures(checked):
         raise PipelineError(
             f"recipe {recipe.name!r} is not registered: " + "; ".join(f"{f['gate']}: {f['detail']}" for f in failed)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 from ssl_pipeline.part import late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
+from ssl_pipeline.record import open_tracker
 
 if TYPE_CHECKING:
     from ssl_pipeline.store import Stage
 
 freshness = late("ssl_pipeline.freshness")
+tracking = late("ssl_pipeline.tracking")
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,15 @@ def verdict(project: Project, recipe: Recipe) -> Verdict:
 
 
 def upstream_news(project: Project, recipe: Recipe, encoder: Stage) -> Verdict | None:
-    """Where another recipe has a newer champion than the encoder was made from."""
+    """Where another recipe has another champion than the encoder was made from. Raises PipelineError where MLflow is away."""
     for field, name in recipe.upstream.items():
-        registered = project.store.current(name, "registered_model")
-        if not registered or not registered.summary["champion"]:
-            continue
         stage = {"start_from": "pretrained_encoder", "encoder.item_features": "features"}[field]
-        theirs, ours = project.store.current(name, stage), encoder.summary["made_from"].get(field.split(".")[-1])
-        promoted = registered.summary["made_from"][stage]
-        if theirs and theirs.key == promoted != ours:
-            version = registered.summary["version"]
-            return Verdict(
-                "training", f"upstream: {name} version {version} is its champion", f"upstream-{promoted}-{encoder.key}"
-            )
+        champion, theirs = tracking.champion(open_tracker(project), name), project.store.current(name, stage)
+        if champion is None or theirs is None:
+            continue
+        trained = theirs.summary["made_from"].get("pretrained_encoder", theirs.key)
+        ours = encoder.summary["made_from"].get(field.split(".")[-1])
+        if trained == champion.tags.get("encoder") and theirs.key != ours:
+            reason = f"upstream: {name} version {champion.version} is its champion"
+            return Verdict("training", reason, f"upstream-{theirs.key}-{encoder.key}")
     return None

@@ -108,7 +108,7 @@ def test_the_instance_and_its_dead_runs(project: Project) -> None:
 def test_the_store_and_its_disk(project: Project, monkeypatch) -> None:
     assert states(doctor.store_writable, project) == [("store", "ok")]
     project.store.build("pack", {}, {}, "1", lambda folder: (folder / "x").write_bytes(bytes(5000)) and {})
-    monkeypatch.setenv("SSL_PIPELINE_FREE_GB", "0")
+    monkeypatch.setattr("ssl_pipeline.disk.LEAST", 0)
     for free, state in ((1_000, "broken"), (20_000, "ok")):
         monkeypatch.setattr("ssl_pipeline.disk.free", lambda path, free=free: free)
         assert states(doctor.disk_space, project) == [("disk space", state)]

@@ -39,7 +39,9 @@ def test_an_address_gets_a_post(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got == [{"event": "drift", "text": "p = 0.001", "recipe": "r"}]
 
 
-@pytest.mark.parametrize("hook", ["false", "http://127.0.0.1:9/secret-token", "no-such-command-here"])
+@pytest.mark.parametrize(
+    "hook", ["false", "http://127.0.0.1:9/secret-token", "http://127.0.0.1:9/secret token", "no-such-command-here"]
+)
 def test_a_hook_that_fails_is_said_without_its_secret_and_stops_nothing(hook, monkeypatch, capfd) -> None:
     monkeypatch.setenv(HOOK, hook)
     notify("failure", "x")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ssl_pipeline import tracking
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.retraining import Watch, verdict
@@ -88,14 +89,18 @@ def test_drift_is_tested_first_and_decides_then(project: Project) -> None:
     assert verdict(project, recipe(on_drift={"minimum_samples": 41})).what == "nothing"
 
 
-def test_an_upstream_champion_is_a_reason_once(project: Project) -> None:
+def test_an_upstream_champion_is_a_reason_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    reigning: list[tracking.Version] = []
+    monkeypatch.setattr(tracking, "champion", lambda tracker, name: reigning[-1] if reigning else None)
     settings = recipe(on_upstream=True).model_copy(update={"start_from": "up"})
     theirs = stage(project, "pretrained_encoder", "theirs", "up", made_from={"dataset": OLD})
     assert verdict(project, settings).what == "nothing"  # it is no champion
-    registered = {"champion": True, "version": 3, "made_from": {"pretrained_encoder": theirs.key}}
-    stage(project, "registered_model", "m", "up", **registered)
+    reigning.append(tracking.Version("up", 3, {"encoder": theirs.key}, ""))
     found = verdict(project, settings)
     assert (found.what, found.reason) == ("training", "upstream: up version 3 is its champion")
+    reigning.append(tracking.Version("up", 2, {"encoder": "another"}, ""))  # it was taken back
+    assert verdict(project, settings).what == "nothing"
+    reigning.pop()
     encoder(project, "e3", NEW, start_from=theirs.key)
     assert verdict(project, settings).what == "nothing"
 

@@ -55,11 +55,15 @@ def test_a_stage_that_may_not_have_room_does_not_start(largest, least, words, tm
     pack = store.build("pack", {}, {}, "1", lambda f: (f / "x").write_bytes(bytes(4000)) and {})
     assert store.largest({"a": digest}) == 6000 and store.largest({"a": f"{pack.key},{data.key}"}) == 6000
     monkeypatch.setattr("ssl_pipeline.disk.free", lambda path: 10_000)
-    monkeypatch.setenv("SSL_PIPELINE_FREE_GB", str(float(least) * 1e-6))
+    monkeypatch.delenv("SSL_PIPELINE_FREE_GB")
+    monkeypatch.setattr("ssl_pipeline.disk.LEAST", int(least) * 1000)
     inputs = {"dataset": digest} if largest else {"pack": pack.key}
     with pytest.raises(PipelineError, match=rf"features: 0\.00 GB are free in .*{words}.*ssl-pipeline clean"):
         store.build("features", {}, inputs, "1", lambda folder: made.append(1) or {})
     assert not made
+    monkeypatch.setenv("SSL_PIPELINE_FREE_GB", "0.000005")  # whoever says so decides
+    assert not store.build("features", {"again": True}, inputs, "1", lambda folder: {}).reused
+    monkeypatch.delenv("SSL_PIPELINE_FREE_GB")
     assert store.build("features", {}, {"pack": "e" * 16}, "1", lambda folder: {}).reused is False if largest else True
     assert store.build("pack", {}, {}, "1", lambda folder: made.append(1) or {}).reused  # what is there needs no room
 

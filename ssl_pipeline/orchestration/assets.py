@@ -131,7 +131,13 @@ def assets_beside(config: recipe.Recipe, stage: Callable[..., Any]) -> Assets:
     beside: Assets = []
     if config.retrain.on_drift:
 
-        @stage("drift", [config.dataset, "dataset"], [config.name, "features"], kinds={"scikitlearn"}, pool="gpu")
+        @stage(
+            "drift",
+            [config.dataset, "dataset"],
+            [config.name, "features"],
+            kinds={"scikitlearn"},
+            pool=instance.pool("gpu"),
+        )
         def drift(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             """Has the data moved since the encoder was trained? A classifier tries to tell new samples from held-out old ones
             by their embeddings; the p-value says how often it would do so well by guessing, the pictures what has moved.
@@ -144,7 +150,11 @@ def assets_beside(config: recipe.Recipe, stage: Callable[..., Any]) -> Assets:
     if config.embeddings:
 
         @stage(
-            "embeddings", [config.dataset, "dataset"], [config.name, "registered_model"], kinds={"parquet"}, pool="gpu"
+            "embeddings",
+            [config.dataset, "dataset"],
+            [config.name, "registered_model"],
+            kinds={"parquet"},
+            pool=instance.pool("gpu"),
         )
         def embeddings(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
             """The champion's embedding of every sample of the dataset's current version, as Parquet, for search and for whatever

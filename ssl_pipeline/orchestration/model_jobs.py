@@ -5,6 +5,7 @@
 from collections.abc import Callable
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from pydantic import Field
 
 from ssl_pipeline.asked import ASKED, Asked
@@ -34,17 +35,23 @@ def roll_back_version(context: dg.OpExecutionContext, config: Chosen) -> None:
     decided(context, lambda: roll_back(Project.find(), config.model, config.version or None, config.why))
 
 
+ONCE = {MAX_RETRIES_TAG: "0"}
+"""Taking a champion back a second time would go one version further."""
+
+
 @dg.job(
+    tags=ONCE,
     description="Makes a version of a registered model the champion, the one in use. Name the model in the Launchpad; without a "
-    "version it is the challenger, which waits for approval. The command `ssl-pipeline promote` does the same."
+    "version it is the challenger, which waits for approval. The command `ssl-pipeline promote` does the same.",
 )
 def promote() -> None:
     promote_version()
 
 
 @dg.job(
+    tags=ONCE,
     description="Takes a champion back: the version that was in use before it, or the one that you name in the Launchpad, is the "
-    "champion again. The command `ssl-pipeline rollback` does the same."
+    "champion again. The command `ssl-pipeline rollback` does the same.",
 )
 def rollback() -> None:
     roll_back_version()

@@ -37,7 +37,9 @@ def free_turns(instance: dg.DagsterInstance) -> None:
 def dead(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     """Runs of this machine that are recorded as going on and whose process is gone."""
     going_on = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-    return [run for run in going_on if is_here(run) and is_dead(instance, run.run_id)]
+    gone = [run.run_id for run in going_on if is_here(run) and is_dead(instance, run.run_id)]
+    # asked again: a run that ends while it is looked at has no process either
+    return [run for id in gone if (run := instance.get_run_by_id(id)) and not run.is_finished]
 
 
 def is_here(run: dg.DagsterRun) -> bool:

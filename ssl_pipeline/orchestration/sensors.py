@@ -68,15 +68,19 @@ def retrain_sensor(
         "it was trained on (drift), or a new champion of a recipe that it builds on. Each tick says why, or why not.",
     )  # fmt: skip
     def retrain_when_due(context: dg.SensorEvaluationContext) -> Answer:
-        found = verdict(Project.find(), config)
+        try:
+            found = verdict(Project.find(), config)
+        except PipelineError as error:
+            return dg.SkipReason(str(error))
         if found.what == "nothing":
+            context.update_cursor("")  # the same circumstances may come again
             return dg.SkipReason(found.reason)
         if found.key == context.cursor:
             return dg.SkipReason(f"asked for already: {found.reason}")
         job = drift if found.what == "drift" and drift else train
         if found.reason.startswith("drift"):
             notify("drift", found.reason, recipe=config.name)
-        asked = dg.RunRequest(run_key=found.key, job_name=job.name, tags={REASON: found.reason})
+        asked = dg.RunRequest(job_name=job.name, tags={REASON: found.reason})
         return dg.SensorResult([asked], cursor=found.key)
 
     return retrain_when_due

@@ -91,7 +91,8 @@ def pretrain(
     settings = settings.model_copy(update={"accumulate": plan.accumulate or settings.accumulate})
     steps_per_epoch = rows.length // batch_size
     total = plan.steps or settings.epochs * steps_per_epoch
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    # as large a part of another number of steps
+    warmup = round(settings.warmup_epochs * (total / settings.epochs if plan.steps else steps_per_epoch))
     autocast = mixed_precision(settings, device)
     compiled = worth_compiling(settings, task, encoder, steps_per_epoch * batch_size, device)
     objective = spread(objective, group, settings)

@@ -154,16 +154,26 @@ def _known(tracker: Tracker, name: str, version: int | None = None) -> dict[int,
 
 
 def _moves(known: dict[int, Version], standing: dict[str, int]) -> list[Move]:
-    """As the tags tell, and a last one for an alias that stands elsewhere."""
+    """As the tags tell, and one more wherever an alias stood elsewhere before the next move, or stands elsewhere now."""
     tags = [value for version in known.values() for key, value in version.tags.items() if key.startswith(TAG)]
     moves = sorted((Move(**json.loads(tag)) for tag in tags), key=lambda move: move.when)
-    last = {move.alias: move.version for move in moves}
-    for alias in (CHALLENGER, CHAMPION):
-        version = standing.get(alias)
+    told: list[Move] = []
+    last: dict[str, int] = {}
+
+    def arrive(alias: str, version: int | None, when: str) -> None:
         if version in known and last.get(alias) != version:
             unknown = "moved by other means than ssl_pipeline, or its record was cut off"
-            moves.append(_of(known[version], alias, last.get(alias), "unknown", unknown, when="unknown"))
-    return moves
+            told.append(_of(known[version], alias, last.get(alias), "unknown", unknown, when))
+            last[alias] = version
+
+    for move in moves:
+        if move.alias == CHAMPION:
+            arrive(CHAMPION, move.before, f"before {move.when}")
+        told.append(move)
+        last[move.alias] = move.version
+    for alias in (CHALLENGER, CHAMPION):
+        arrive(alias, standing.get(alias), "unknown")
+    return told
 
 
 def _move(

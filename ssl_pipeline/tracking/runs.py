@@ -38,6 +38,10 @@ DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 T = TypeVar("T")
 
 
+class Refused(PipelineError):
+    """The server is there and does not let this account do it: asking again does not help."""
+
+
 class Tracker:
     """The MLflow tracking server, or database, at `uri`.
 
@@ -158,7 +162,8 @@ class Tracker:
         except (MlflowException, RequestException, SQLAlchemyError) as error:
             reason = database.without_password(" ".join(str(error).split()))
             place = f"MLflow at {database.without_password(self.uri)}"
-            raise PipelineError(f"{place}: {reason[:400]}; {cure(error)}") from error
+            refused = getattr(error, "get_http_status_code", lambda: 0)() in (401, 403)
+            raise (Refused if refused else PipelineError)(f"{place}: {reason[:400]}; {cure(error)}") from error
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -216,8 +221,9 @@ def sign_in(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return database.with_driver(uri)
-    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
-    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    for variable, said in (("USERNAME", parts.username), ("PASSWORD", parts.password)):
+        if said is not None:
+            os.environ[f"MLFLOW_TRACKING_{variable}"] = unquote(said)
     return database.without_password(uri)
 
 

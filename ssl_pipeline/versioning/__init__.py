@@ -2,6 +2,6 @@
 
 from ssl_pipeline.versioning.pins import pinned
 from ssl_pipeline.versioning.tree import digest
-from ssl_pipeline.versioning.versions import commit, restore
+from ssl_pipeline.versioning.versions import commit, holds, restore
 
-__all__ = ["commit", "digest", "pinned", "restore"]
+__all__ = ["commit", "digest", "holds", "pinned", "restore"]

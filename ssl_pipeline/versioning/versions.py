@@ -98,6 +98,14 @@ def restore(root: Path, name: str, digest: str, into: Path) -> None:
             fresh.rename(into)
 
 
+def holds(root: Path, digest: str) -> bool:
+    """Whether DVC's cache has the version of this digest."""
+    if not (root / ".dvc" / "config").exists():
+        return False
+    with _explained(root, digest), _open(root) as repo:
+        return repo.cache.local.exists(digest)
+
+
 def _set_up(root: Path) -> None:
     """What `dvc init` does, but complete or not there at all; the rest of `.dvc/` DVC makes when it opens it."""
     config = root / ".dvc" / "config"

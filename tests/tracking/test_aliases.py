@@ -62,6 +62,9 @@ def test_what_was_moved_by_hand_is_told_and_can_be_taken_back(tracker, versions)
     with tracker.connected() as client:
         client.set_registered_model_alias(NAME, "champion", "3")
     assert (history(tracker, NAME)[-1].version, history(tracker, NAME)[-1].who) == (3, "unknown")
+    promote(tracker, NAME, 4, "better than what nobody knows")
+    assert [m.version for m in history(tracker, NAME)] == [1, 3, 4]
+    assert standing(tracker)["previous"] == 3 == rollback(tracker, NAME, "worse, after all")
     assert rollback(tracker, NAME, "nobody knows what this is") == 1
 
 
