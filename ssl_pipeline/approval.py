@@ -15,6 +15,8 @@ def approve(project: Project, name: str, version: int | None, why: str) -> str:
     with tracker.connected() as client:
         standing = tracking.aliases(client, name)
     chosen = version or standing.get("challenger")
+    if not standing:
+        tracking.history(tracker, name)  # says so where there is no such model
     if chosen is None:
         raise PipelineError(f"model {name!r} has no challenger: name a version with --version")
     tracking.promote(tracker, name, chosen, why, actor()[0])

@@ -33,6 +33,8 @@ def trace(project: Project, uri: str) -> dict[str, Any]:
         standing = tracking.aliases(client, version.name)
     moves = [m for m in tracking.history(tracker, version.name) if m.version == version.version]
     tags, pretrain = version.tags, recipe["pretrain"]
+    trained = project.store.get("pretrained_encoder", tags["encoder"])
+    begun = trained.summary["made_from"].get("start_from") if trained else None
     return {
         "model": f"{version.name} version {version.version}",
         "aliases": "; ".join(
@@ -42,6 +44,7 @@ def trace(project: Project, uri: str) -> dict[str, Any]:
         or "none",
         "run": f"{version.run_id} ({tracker.url(version.run_id)})",
         "recipe": f"{tags['recipe']}: {recipe['pretext']['task']}, {pretrain['epochs']} epochs, seed {pretrain['seed']}",
+        **({"goes_on_from": f"encoder {begun}"} if begun else {}),
         "commit": tags["commit"],
         "data": f"{tags['dataset']} {tags['data_digest']}",
         "weights": f"SHA-256 {weights}",

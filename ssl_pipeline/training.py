@@ -97,6 +97,8 @@ def beginning(project: Project, recipe: Recipe, labels: Stage, say: Say) -> Stag
         say(
             f"note: the encoder of the champion, version {reigning.version}, is not in this store: a fresh one is trained"
         )
+    if reigning and champion:
+        say(f"a warm start: goes on from the champion, version {reigning.version}")
     return champion
 
 
