@@ -54,6 +54,7 @@ class Postgres:
         connection = psycopg2.connect(self.url("postgres"))
         connection.autocommit = True
         with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")  # of the test before
             cursor.execute(f"CREATE DATABASE {database}")
         connection.close()
         return self.url(database)
