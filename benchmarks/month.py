@@ -27,6 +27,7 @@ from ssl_pipeline import tracking
 from ssl_pipeline.ingest import demo_image
 from ssl_pipeline.orchestration import project_definitions, sensors
 from ssl_pipeline.orchestration.assets import REASON
+from ssl_pipeline.orchestration.failures import what_failed
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
 from ssl_pipeline.record import open_tracker
@@ -112,7 +113,7 @@ class Month:
             instance=self.instance, tags={REASON: reason}, raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )  # fmt: skip
-        failed = sensors.what_failed(done.all_events)
+        failed = what_failed(done.all_events)
         batch.seen.append(f"{job}: {reason}" + (f" -> FAILED: {failed[0]}" if failed else ""))
 
     def tick(self, batch: Batch) -> bool:

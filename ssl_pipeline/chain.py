@@ -30,10 +30,9 @@ encoders = late("ssl_pipeline.encoders.encoder")
 extract = late("ssl_pipeline.features.extract")
 ingest = late("ssl_pipeline.ingest")
 measures = late("ssl_pipeline.features.measures")
+measuring = late("ssl_pipeline.evaluate.measured")
 label_tables = late("ssl_pipeline.pretext.labels")
-launch = late("ssl_pipeline.pretrain.launch")
 packs = late("ssl_pipeline.pretext.pack")
-shards = late("ssl_pipeline.ingest.shards")
 paired = late("ssl_pipeline.evaluate.paired")
 pictures = late("ssl_pipeline.report.pictures")
 efficiency = late("ssl_pipeline.evaluate.efficiency")
@@ -172,9 +171,7 @@ def anew(project: Project, recipe: Recipe, encoder: Stage, pack: Pack, settings:
     labels = made_from(project, encoder, "pretext_labels")
     fresh = train(project, recipe, labels, None, say, encoder.summary["steps"])
     network = encoders.load(fresh.path).to(pick_device(recipe.pretrain.device))
-    features = {split: extract.embed(network, pack.samples(split), recipe.pretrain) for split in SPLITS}
-    module = import_module(f"ssl_pipeline.evaluate.{settings.kind}")
-    return module.own(recipe, pack, network, features, fresh.path, settings).metrics
+    return measuring.measured(recipe, pack, network, fresh.path, settings)
 
 
 def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stage:

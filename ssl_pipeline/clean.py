@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
+from ssl_pipeline.record import open_tracker
 from ssl_pipeline.store import KEY, Store, explain_disk_errors, size
 
 if TYPE_CHECKING:
@@ -145,8 +146,7 @@ def registered(project: Project, records: dict[str, Any]) -> set[str]:
     if project.has_tracking:
         from ssl_pipeline import tracking
 
-        tracker = tracking.Tracker(project.tracking_uri, project.artifacts)
-        for version in tracking.versions(tracker):
+        for version in tracking.versions(open_tracker(project)):
             keys |= {version.tags.get(tag, "") for tag in ("content_key", "evaluation")}
     return keys
 

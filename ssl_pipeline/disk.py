@@ -34,7 +34,12 @@ def needed(largest_input: int) -> int:
 
 def free(path: Path) -> int:
     """Bytes that are free where this file or folder is, or will be."""
-    return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """It, or the nearest folder above it that is there."""
+    return next(one for one in (path, *path.parents) if one.exists())
 
 
 def refuse_full(root: Path, stage: str, largest_input: int) -> None:

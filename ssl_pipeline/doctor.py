@@ -151,7 +151,7 @@ def recipes(project: Project) -> list[Finding]:
 
 
 def store_writable(project: Project) -> Finding:
-    root = existing(project.store.root)
+    root = disk.existing(project.store.root)
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".doctor-"):
             return Finding("store", "ok", f"{project.store.root} can be written")
@@ -355,11 +355,6 @@ def clean_uri(uri: str) -> str:
 
 def checkout() -> Path:
     return Path(__file__).resolve().parent.parent
-
-
-def existing(path: Path) -> Path:
-    """It, or the nearest folder above it that is there."""
-    return next(one for one in (path, *path.parents) if one.exists())
 
 
 def as_json(found: list[Finding]) -> str:

@@ -27,6 +27,7 @@ from ssl_pipeline.ingest.sniff import source_of
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
+from ssl_pipeline.record import open_tracker
 from ssl_pipeline.tracking import model as models
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def embed(project: Project, model_uri: str, path: Path, output: Path, say: Calla
     """
     if output.suffix != ".parquet":
         raise PipelineError(f"{output}: embeddings are written as Parquet: name a file that ends in .parquet")
-    tracker = tracking.Tracker(project.tracking_uri, project.artifacts)
+    tracker = open_tracker(project)
     with tracking.downloaded(tracker, model_uri) as (version, folder):
         about = tracking.recorded(folder)
         model, takes = models.read(folder)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +17,7 @@ from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.record import open_tracker
 from ssl_pipeline.registration import RECIPE, commit
+from ssl_pipeline.store import sha256
 
 WEIGHTS = "encoder.safetensors"
 
@@ -26,7 +25,7 @@ WEIGHTS = "encoder.safetensors"
 def trace(project: Project, uri: str) -> dict[str, Any]:
     """What made a version, by name: model, champion (since when, by whom, why), run, recipe, commit, data, weights."""
     tracker = open_tracker(project)
-    with tracking.downloaded(tracker, full(uri)) as (version, path):
+    with tracking.downloaded(tracker, tracking.full(uri)) as (version, path):
         weights = sha256(path / "extra_files" / WEIGHTS)
         recipe = json.loads((path / "extra_files" / RECIPE).read_text())
     with tracker.connected() as client:
@@ -55,7 +54,7 @@ def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
     """Restores the version's data, trains its recipe again and says whether the weights are the same. The project's data and
     registry stay as they are. Raises PipelineError where they differ."""
     tracker = open_tracker(project)
-    with tracking.downloaded(tracker, full(uri)) as (version, path):
+    with tracking.downloaded(tracker, tracking.full(uri)) as (version, path):
         registered = path / "extra_files" / WEIGHTS
         recipe = Recipe.model_validate_json((path / "extra_files" / RECIPE).read_text())
         if (now := commit(project.root)) != version.tags["commit"]:
@@ -79,16 +78,6 @@ def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
             if sha256(again) == sha256(registered):
                 return f"weights     the same, bit for bit: SHA-256 {sha256(again)}"
             raise PipelineError(f"{uri}: the weights differ by {largest_difference(again, registered):.1e} at most")
-
-
-def full(uri: str) -> str:
-    """`digits_simclr` is its champion."""
-    return f"models:/{uri}@champion" if re.fullmatch(r"[\w.\-]+", uri) else uri
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def largest_difference(one: Path, other: Path) -> float:

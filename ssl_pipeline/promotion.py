@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ssl_pipeline import tracking
 from ssl_pipeline.encoders import encoder as encoders
+from ssl_pipeline.evaluate import measured as again
 from ssl_pipeline.evaluate import paired
-from ssl_pipeline.features import extract
 from ssl_pipeline.features.quality import label_free_quality
-from ssl_pipeline.ingest.item import SPLITS
 from ssl_pipeline.pretext import pack as packs
 from ssl_pipeline.pretrain.compute import pick_device
 from ssl_pipeline.tracking import registry
@@ -122,7 +120,5 @@ def champions(project: Project, recipe: Recipe, tracker: Tracker, new: Evidence,
         if recipe.promote.label_free:
             found = label_free_quality(encoder, pack, recipe.pretrain, recipe.encoder.kind)
             return {"mean": found[recipe.promote.metric.split("/")[1]]}
-        features = {split: extract.embed(encoder, pack.samples(split), recipe.pretrain) for split in SPLITS}
         part = next(e for e in recipe.evaluations if e.kind == recipe.promote.evaluation)
-        module = import_module(f"ssl_pipeline.evaluate.{part.kind}")
-        return module.own(recipe, pack, encoder, features, folder, part).metrics[recipe.promote.metric]
+        return again.measured(recipe, pack, encoder, folder, part)[recipe.promote.metric]

@@ -191,6 +191,12 @@ def write_json(path: Path, value: Any) -> None:
     fsync(path.parent)
 
 
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fsync(path: Path) -> None:
     """Sees a file's content, or a folder's entries, through to the disk."""
     handle = os.open(path, os.O_RDONLY)

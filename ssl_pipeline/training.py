@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.record import Curves, open_tracker
-from ssl_pipeline.store import Stage
+from ssl_pipeline.store import Stage, sha256
 
 if TYPE_CHECKING:
     from ssl_pipeline.pretext.pack import Pack
@@ -90,8 +89,9 @@ def beginning(project: Project, recipe: Recipe, labels: Stage, say: Say) -> Stag
         return None
     reigning = tracking.champion(open_tracker(project), recipe.name)
     champion = project.store.get("pretrained_encoder", reigning.tags["encoder"]) if reigning else None
+    config = training(recipe)  # reads local weights
     for known in filter(None, (project.store.current(recipe.name, "pretrained_encoder"), champion)):
-        if known.config == training(recipe) and known.summary["made_from"]["pretext_labels"] == labels.key:
+        if known.config == config and known.summary["made_from"]["pretext_labels"] == labels.key:
             return begun_from(project, known)
     if reigning and not champion:
         say(
@@ -133,8 +133,7 @@ def content_of(path: Path) -> dict[str, str]:
     try:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                with open(file, "rb") as opened:
-                    digests[file.name] = hashlib.file_digest(opened, "sha256").hexdigest()
+                digests[file.name] = sha256(file)
     except OSError as error:
         raise PipelineError(f"encoder.pretrained {path}: cannot be read: {error.strerror}") from error
     return digests

@@ -27,6 +27,7 @@ from ssl_pipeline.encoders.settings import EncoderPart
 from ssl_pipeline.export.deployed import DeployedEncoder
 from ssl_pipeline.part import PipelineError, did_you_mean
 from ssl_pipeline.project import Project
+from ssl_pipeline.record import open_tracker
 
 FORMATS = ("safetensors", "onnx", "timm", "transformers", "torchvision", "tensorflow")
 BATCHES = (1, 2, 5)
@@ -91,9 +92,8 @@ def export(project: Project, uri: str, format: str, output: Path, say: Callable[
     if form.SUFFIX and output.suffix != form.SUFFIX:
         raise PipelineError(f"{output}: {format} is a file: name one that ends in {form.SUFFIX}")
     refuse_to_overwrite(output)
-    uri = uri if "/" in uri else f"models:/{uri}@champion"
-    tracker = tracking.Tracker(project.tracking_uri, project.artifacts)
-    with tracking.downloaded(tracker, uri) as (version, path):
+    tracker = open_tracker(project)
+    with tracking.downloaded(tracker, tracking.full(uri)) as (version, path):
         folder = path / "extra_files"
         found = Registered(f"models:/{version.name}/{version.version}", folder, encoders.load(folder))
         say(f"{found.uri}: writing and comparing as {format}")

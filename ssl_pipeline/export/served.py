@@ -20,6 +20,7 @@ from pathlib import Path
 from ssl_pipeline import ingest, tracking
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
+from ssl_pipeline.record import open_tracker
 
 COLUMN = {"image": "image", "image_text": "image", "audio": "audio", "text": "text"}
 """What is asked for, by the encoder's kind."""
@@ -40,7 +41,7 @@ def served(project: Project, uri: str, folder: Path) -> tracking.Version:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    tracker = tracking.Tracker(project.tracking_uri, project.artifacts)
+    tracker = open_tracker(project)
     with tracking.downloaded(tracker, uri) as (version, registered), tempfile.TemporaryDirectory() as scratch:
         kind = tracking.recorded(registered)["encoder"]["kind"]
         if kind not in COLUMN:

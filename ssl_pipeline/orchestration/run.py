@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from ssl_pipeline import chain, database, recipe
 from ssl_pipeline.orchestration import project_definitions
+from ssl_pipeline.orchestration.failures import in_a_line, of_check, root
 from ssl_pipeline.orchestration.instance import MACHINE, in_terminal
 from ssl_pipeline.orchestration.reaper import reap
 from ssl_pipeline.part import PipelineError
@@ -130,26 +131,21 @@ class Narrator:
     def _checked(self, check: dg.AssetCheckEvaluation) -> None:
         if check.passed:
             return
-        line = f"{'/'.join(check.asset_key.path)}: {check.check_name}: {check.description}"
+        line = of_check(check)
         if check.severity == dg.AssetCheckSeverity.WARN:
             self.say(f"warning: {line}")
         else:
             self.failures.append(f"{line} (a gate that must hold)")
 
     def _failed(self, event: dg.DagsterEvent) -> None:
-        failure = event.step_failure_data
-        described = failure.user_failure_data.description if failure.user_failure_data else None
-        error = failure.error
-        while error and error.cause:
-            error = error.cause
+        described, error = root(event)
         if error and error.cls_name == "DagsterAssetCheckFailedError":
             return  # told where the check was evaluated
         if error and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
             self.interrupted = True
             return
-        unexpected = " ".join(error.message.split()) if error else "failed"
         title = self.stages.get(str(event.step_key), str(event.step_key))
-        self.failures.append(described or f"{title}: {unexpected}; --verbose shows where")
+        self.failures.append(described or f"{title}: {in_a_line(error)}; --verbose shows where")
 
 
 @contextmanager

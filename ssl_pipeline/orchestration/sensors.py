@@ -14,6 +14,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from ssl_pipeline import recipe
 from ssl_pipeline.notify import notify
 from ssl_pipeline.orchestration.assets import REASON
+from ssl_pipeline.orchestration.failures import what_failed
 from ssl_pipeline.orchestration.reaper import reap
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
@@ -141,26 +142,3 @@ def failures(context: dg.RunFailureSensorContext) -> None:
     events = [entry.dagster_event for entry in context.instance.all_logs(run.run_id, of_type=wanted)]
     told = what_failed([e for e in events if e]) or [context.failure_event.message or "failed"]
     notify("failure", "; ".join(told), job=run.job_name, run=run.run_id, reason=run.tags.get(REASON, ""))
-
-
-def what_failed(events: list[dg.DagsterEvent]) -> list[str]:
-    """Steps that failed and gates that do not hold, each in a sentence."""
-    checks = [
-        e.asset_check_evaluation_data for e in events if e.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    ]
-    told = [
-        f"{'/'.join(check.asset_key.path)}: {check.check_name}: {check.description}"
-        for check in checks
-        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
-    ]
-    failures = [described(event) for event in events if event.is_step_failure]
-    return [line for line in failures if "DagsterAssetCheckFailedError" not in line] + told
-
-
-def described(event: dg.DagsterEvent) -> str:
-    failure = event.step_failure_data
-    said = failure.user_failure_data.description if failure.user_failure_data else None
-    error = failure.error
-    while error and error.cause:
-        error = error.cause
-    return f"{event.step_key}: {said or (' '.join(error.message.split()) if error else 'failed')}"

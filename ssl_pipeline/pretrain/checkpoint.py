@@ -5,7 +5,6 @@ They hold whole tensors by their names in the model, so that another number of p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from ssl_pipeline.store import write_json
+from ssl_pipeline.store import sha256, write_json
 
 KEPT = 2
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -79,8 +78,3 @@ def newest(folder: Path) -> dict[str, Any] | None:
             pass
         print(f"checkpoint {path.name} is damaged; trying the one before it", flush=True)
     return None
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

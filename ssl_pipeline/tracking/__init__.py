@@ -12,6 +12,7 @@ from ssl_pipeline.tracking.registry import Version as Version
 from ssl_pipeline.tracking.registry import aliases as aliases
 from ssl_pipeline.tracking.registry import champion as champion
 from ssl_pipeline.tracking.registry import downloaded as downloaded
+from ssl_pipeline.tracking.registry import full as full
 from ssl_pipeline.tracking.registry import load as load
 from ssl_pipeline.tracking.registry import register as register
 from ssl_pipeline.tracking.registry import versions as versions

@@ -120,6 +120,11 @@ def downloaded(tracker: Tracker, model_uri: str) -> Iterator[tuple[Version, Path
         yield found, Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracker.uri))
 
 
+def full(uri: str) -> str:
+    """A model's name alone means its champion."""
+    return uri if "/" in uri else f"models:/{uri}@champion"
+
+
 def _find(client: MlflowClient, model_uri: str) -> Version:
     from mlflow.exceptions import MlflowException
 
