@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
+import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +30,21 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def archived(folder: Path, kind: str, files: list[Path] | None = None) -> Path:
+    """The folder as a zip, tar or tar.gz; a tar has `files` in this order."""
+    path = folder.with_suffix(f".{kind}")
+    there = sorted(p for p in folder.rglob("*") if p.is_file())
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in there:
+                archive.write(file, file.relative_to(folder.parent))
+        return path
+    with tarfile.open(path, f"w:{'gz' if kind == 'tar.gz' else ''}") as archive:
+        for file in files or there[::-1]:
+            archive.add(file, file.relative_to(folder.parent))
+    return path
 
 
 def tree_hash(tree: Path) -> str:

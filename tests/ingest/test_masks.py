@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from ssl_pipeline.ingest.item import BadSample
 from ssl_pipeline.ingest.masks import counterpart, read
 from ssl_pipeline.ingest.source_masks import Masks
 from ssl_pipeline.part import PipelineError
+from tests.ingest.conftest import archived
 
 WIDTH, HEIGHT = 12, 10  # of the pictures of conftest
 CLASSES = ("sky", "tree", "road")
@@ -52,20 +51,11 @@ def masked(tmp_path: Path, png) -> Path:
     return folder
 
 
-def archived(folder: Path, kind: str) -> Path:
-    path = folder.with_suffix(f".{kind}")
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in files:
-                archive.write(file, file.relative_to(folder.parent))
-        return path
-    # forwards only, and masks in another order than images
-    shuffled = sorted(files, key=lambda file: (file.parent.name == "images", file.name[::-1]))
-    with tarfile.open(path, f"w:{'gz' if kind == 'tar.gz' else ''}") as archive:
-        for file in reversed(shuffled) if kind == "tar.gz" else shuffled:
-            archive.add(file, file.relative_to(folder.parent))
-    return path
+def shuffled(folder: Path, kind: str) -> Path:
+    """Forwards only, and masks in another order than images."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    files.sort(key=lambda file: (file.parent.name == "images", file.name[::-1]))
+    return archived(folder, kind, files[::-1] if kind == "tar.gz" else files)
 
 
 def source(path: Path, **more) -> dict:
@@ -74,7 +64,7 @@ def source(path: Path, **more) -> dict:
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
 def test_every_image_has_its_mask_wherever_they_lie(masked, kind, ingest, samples, png):
-    stage = ingest(source(masked if kind == "folder" else archived(masked, kind)))
+    stage = ingest(source(masked if kind == "folder" else shuffled(masked, kind)))
     rows = {row["sample_id"]: row for row in samples(stage).values()}
     plain = samples(ingest({"kind": "image_folder", "path": str(masked / "images")}))
     assert {k: row["split"] for k, row in rows.items()} == {row["sample_id"]: row["split"] for row in plain.values()}

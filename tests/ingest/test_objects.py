@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ssl_pipeline.ingest.objects_voc import names_in, tree
 from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.part import PipelineError
 from tests.conftest import repository_data
+from tests.ingest.conftest import archived
 
 WIDTH, HEIGHT = 12, 10  # of the pictures of conftest
 BOXES: dict[int, list[tuple[str, list[int], bool]]] = {
@@ -69,20 +68,6 @@ def both(tmp_path: Path, png) -> tuple[Path, Path]:
         (voc / "Annotations" / f"{seed:02d}.xml").write_text(voc_xml(f"{seed:02d}.png", boxes))
     (coco / "annotations" / "instances.json").write_text(json.dumps(coco_json(BOXES)))
     return coco, voc
-
-
-def archived(folder: Path, kind: str) -> Path:
-    path = folder.with_suffix(f".{kind}")
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    if kind == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in files:
-                archive.write(file, file.relative_to(folder.parent))
-    else:
-        with tarfile.open(path, "w:gz") as archive:
-            for file in reversed(files):
-                archive.add(file, file.relative_to(folder.parent))
-    return path
 
 
 def objects_in(samples: dict[str, Any]) -> dict[str, Any]:
