@@ -28,10 +28,11 @@ import ssl_pipeline
 from benchmarks.race import report
 from ssl_pipeline import tracking
 from ssl_pipeline.encoders import encoder as encoders
-from ssl_pipeline.export.served import command, served
+from ssl_pipeline.orchestration.model_server import command
 from ssl_pipeline.orchestration.servers import Server, running
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import load
+from ssl_pipeline.tracking.served import served
 
 SECONDS, PORT = 4, 5011
 CLIENTS, BATCHES = (1, 8), (1, 32)

@@ -101,7 +101,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; the server asks for no password.")] = "127.0.0.1",
 ) -> None:
     """Serve a registered model of images, sounds or texts until Ctrl-C: files and strings in, embeddings out."""
-    from ssl_pipeline.export.served import serve as until_stopped
+    from ssl_pipeline.orchestration.model_server import serve as until_stopped
 
     until_stopped(project(), model_uri, port, host, say)
 

@@ -30,12 +30,12 @@ from PIL import Image
 
 from ssl_pipeline import tracking
 from ssl_pipeline.encoders import encoder as encoders
-from ssl_pipeline.export.served import served
 from ssl_pipeline.features import extract
 from ssl_pipeline.ingest.shards import rows
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.pretext import pack
 from ssl_pipeline.project import Project
+from ssl_pipeline.tracking.served import served
 from tests.serving.conftest import RECIPES, answers, free_port, serving
 
 COUNT = 1000

@@ -1,4 +1,4 @@
-"""A registered model in the form that people can ask: an MLflow pyfunc for files and strings, and its server.
+"""A registered model in the form that people can ask: an MLflow pyfunc for files and strings.
 
 The registered model takes arrays. Around it stands a script (`served_model.py`, a model from code, no pickle) with the
 files that ingestion decodes by, so that an answer is the pipeline's own embedding; this package is not needed to load it.
@@ -7,11 +7,10 @@ files that ingestion decodes by, so that an answer is the pipeline's own embeddi
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib.metadata import version as installed
@@ -98,42 +97,3 @@ def importable(code: Path) -> Iterator[None]:
         sys.path.remove(str(code.parent))
         for name in [name for name in sys.modules if name.partition(".")[0] == code.name]:
             del sys.modules[name]
-
-
-def serve(project: Project, uri: str, port: int, host: str, say: Callable[[str], None]) -> None:
-    """MLflow's server on that model until Ctrl-C or TERM. Raises PipelineError where the port is in use, or
-    the server dies again and again."""
-    from ssl_pipeline.orchestration.servers import (
-        Server,
-        address,
-        refuse_used,
-        running,
-        stopped_by_signals,
-        until_stopped,
-    )
-
-    refuse_used(host, port, "--port")
-    url = f"http://{address(host)}:{port}"
-    with stopped_by_signals() as stopped, tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch, "model")
-        version = served(project, uri, folder)
-        line, environment = command(str(folder), port, host)
-        name, log = f"{version.name} version {version.version}", project.store.root / "logs" / "serving.log"
-        server = Server("serving", f"{url}/ping", log, line, environment, Path(scratch))
-        with running([server]):
-            say(f"starting {name}; this takes half a minute (log in {log})")
-            until_stopped([server], stopped, lambda _: say(f"{name}: {url}/invocations\nCtrl-C stops it"), say)
-            say("stopping")
-
-
-def command(model: str, port: int, host: str) -> tuple[list[str], dict[str, str]]:
-    """MLflow's command line for a model's URI or folder, and the environment in which it runs."""
-    line = [
-        "mlflow", "models", "serve", "--model-uri", model, "--env-manager", "local", "--workers", "1",
-        "--host", host, "--port", str(port),
-    ]  # fmt: skip
-    return line, os.environ | {
-        # MLflow finds uvicorn there
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-    }  # fmt: skip
