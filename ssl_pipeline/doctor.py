@@ -19,9 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
-from ssl_pipeline import clean, disk
+from ssl_pipeline import clean, database, disk
 from ssl_pipeline.project import Project
 from ssl_pipeline.store import size
 
@@ -59,7 +58,7 @@ def findings(check: Callable[[Project], Finding | list[Finding]], project: Proje
     try:
         found = check(project)
     except Exception as error:  # whatever it is, the other checks go on
-        said = " ".join(str(error).split())[:400]
+        said = one_line(error)
         reason = said if type(error).__name__ == "PipelineError" else f"{type(error).__name__}: {said}"
         return [Finding(check.__name__.replace("_", " "), "broken", reason, "remove what the reason names")]
     return found if isinstance(found, list) else [found]
@@ -239,8 +238,8 @@ def mlflow(project: Project) -> list[Finding]:
     """It answers; its database is of the installed version."""
     from ssl_pipeline.tracking import health
 
-    uri, database = project.tracking_uri, urlsplit(project.tracking_uri).scheme not in ("http", "https")
-    shown = clean_uri(uri)
+    uri = project.tracking_uri
+    shown = project.tracking_place
     if not project.has_tracking:
         return [Finding("mlflow", "ok", f"{shown}: no runs yet")]
     try:
@@ -249,7 +248,7 @@ def mlflow(project: Project) -> list[Finding]:
         cure = "start it, or set MLFLOW_TRACKING_URI (unset: a file in store/)"
         return [Finding("mlflow", "broken", f"{shown}: {type(error).__name__}: {one_line(error)}", cure)]
     answers = Finding("mlflow", "ok", f"{shown}: {said}")
-    if not database:
+    if project.tracks_on_a_server:
         return [answers]
     has, wants = within(6 * PATIENCE_SECONDS, lambda: health.schema(uri))  # imports MLflow
     if has in (None, wants):
@@ -344,13 +343,7 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def clean_uri(uri: str) -> str:
-    """Without the password that it may hold."""
-    before, at, after = uri.rpartition("@")
-    return f"{before.split('//')[0]}//***@{after}" if at else uri
+    return database.without_password(" ".join(str(error).split()))[:400]
 
 
 def checkout() -> Path:
