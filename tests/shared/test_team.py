@@ -128,9 +128,6 @@ def test_a_wrong_password_of_mlflow_is_one_line(mlflow: str, tmp_path: Path, mon
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.xfail(
-    reason="its last assertions were not seen to hold since aliases have a history: look, then take this away"
-)
 def test_two_users_at_once(remote: Path, postgres: Postgres, mlflow: str, tmp_path_factory, monkeypatch) -> None:
     """Both run the same recipe, and one that they have with another seed each; a third has a wrong password."""
     name = f"dagster_{time.time_ns()}"
