@@ -18,7 +18,7 @@ from ssl_pipeline.origins import Say, dump, finish, made_from, prepared, restore
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
-from ssl_pipeline.record import log_metrics, open_tracker
+from ssl_pipeline.record import AT_FIRST_SECONDS, log_metrics, open_tracker, patiently
 from ssl_pipeline.store import Stage
 from ssl_pipeline.training import LOOP_VERSION, beginning, begun_from, encoder_config, train
 
@@ -178,7 +178,8 @@ def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stag
     """encoder -> a version in MLflow's registry once every gate holds; champion when it beats the one before."""
     from ssl_pipeline.registration import register
 
-    return finish(project, recipe, register(project, recipe, open_tracker(project), say))
+    # everything in it is done once, however often it is asked for
+    return finish(project, recipe, patiently(lambda: register(project, recipe, open_tracker(project), say), say))
 
 
 def embeddings(project: Project, recipe: Recipe, say: Say = print) -> Stage:
@@ -186,7 +187,7 @@ def embeddings(project: Project, recipe: Recipe, say: Say = print) -> Stage:
     from ssl_pipeline.pretrain.compute import pick_device
 
     tracker = open_tracker(project)
-    champion = tracking.champion(tracker, recipe.name)
+    champion = patiently(lambda: tracking.champion(tracker, recipe.name), say, AT_FIRST_SECONDS)
     if champion is None:
         raise PipelineError(
             f"model {recipe.name!r} has no champion: run the recipe, or `ssl-pipeline promote {recipe.name}`"

@@ -95,13 +95,14 @@ def demo(
 
     run([recipe.name for recipe in load_all(project())[1]] if every else DEMO, verbose=verbose)
     print("look    make up     (Dagster and MLflow in the browser)")
-    print("use     .venv/bin/ssl-pipeline embed models:/digits_simclr@champion FOLDER -o embeddings.parquet")
+    print("use     .venv/bin/ssl-pipeline embed digits_simclr FOLDER -o embeddings.parquet")
 
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """What there is: datasets with their versions, recipes with their champions."""
+    """What there is: datasets with their versions, recipes with their champions, and what failed last."""
     from ssl_pipeline.orchestration.defs_folder import load_all
+    from ssl_pipeline.orchestration.health import failed_runs
 
     here = project()
     datasets, recipes = load_all(here)
@@ -113,6 +114,7 @@ def status(as_json: AsJson = False) -> None:
                 {"name": r.name, "modality": r.encoder.kind, "model": r.name, "champion": champion(here, r.name)}
                 for r in recipes
             ],
+            "failed": failed_runs(here),
         }
         if as_json:
             print(json.dumps(report), file=stdout, flush=True)
@@ -182,6 +184,8 @@ def show_status(report: dict[str, Any]) -> None:
         models.add_row(one["name"], one["modality"], one["model"], "none" if version is None else f"version {version}")
     console = Console()
     console.print(data, models, f"MLflow: {report['tracking_uri']}")
+    for why in report["failed"]:
+        console.print(f"failed: {why}", style="red", markup=False)
 
 
 def main() -> NoReturn:

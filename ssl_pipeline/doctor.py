@@ -121,6 +121,15 @@ def dead_runs(project: Project) -> Finding:
     return Finding("dead runs", "ok", "none")
 
 
+def failed_runs(project: Project) -> list[Finding]:
+    """Of recipes and jobs that did not succeed since."""
+    from ssl_pipeline.orchestration import health
+
+    cure = "correct what it names, then `ssl-pipeline run` the recipe again"
+    told = [Finding("failed run", "warning", why, cure) for why in health.failed_runs(project)]
+    return told or [Finding("failed runs", "ok", "none that did not succeed since")]
+
+
 def recipes(project: Project) -> list[Finding]:
     """Every defs.yaml by itself, then all of them together."""
     from ssl_pipeline import recipe
@@ -317,7 +326,7 @@ def ports(project: Project) -> list[Finding]:
 
 CHECKS: list[Callable[[Project], Finding | list[Finding]]] = [
     python, packages, recipes, git, store_writable, disk_space, leftovers, dvc_repository, data_pins, dagster_instance,
-    dead_runs, mlflow, gpu, compiler, shared_memory, ports,
+    dead_runs, failed_runs, mlflow, gpu, compiler, shared_memory, ports,
 ]  # fmt: skip
 
 

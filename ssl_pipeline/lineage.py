@@ -15,7 +15,7 @@ from ssl_pipeline.pretrain import launch
 from ssl_pipeline.pretrain.plan import Plan
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
-from ssl_pipeline.record import open_tracker
+from ssl_pipeline.record import mlflow_ui, open_tracker
 from ssl_pipeline.registration import RECIPE, commit
 from ssl_pipeline.store import sha256
 
@@ -25,7 +25,7 @@ WEIGHTS = "encoder.safetensors"
 def trace(project: Project, uri: str) -> dict[str, Any]:
     """What made a version, by name: model, champion (since when, by whom, why), run, recipe, commit, data, weights."""
     tracker = open_tracker(project)
-    with tracking.downloaded(tracker, tracking.full(uri)) as (version, path):
+    with tracking.downloaded(tracker, uri) as (version, path):
         weights = sha256(path / "extra_files" / WEIGHTS)
         recipe = json.loads((path / "extra_files" / RECIPE).read_text())
     with tracker.connected() as client:
@@ -41,7 +41,7 @@ def trace(project: Project, uri: str) -> dict[str, Any]:
             for m in moves
         )
         or "none",
-        "run": f"{version.run_id} ({tracker.url(version.run_id)})",
+        "run": f"{version.run_id} ({mlflow_ui()}/{tracker.url(version.run_id)})",
         "recipe": f"{tags['recipe']}: {recipe['pretext']['task']}, {pretrain['epochs']} epochs, seed {pretrain['seed']}",
         **({"goes_on_from": f"encoder {begun}"} if begun else {}),
         "commit": tags["commit"],
@@ -54,7 +54,7 @@ def reproduce(project: Project, uri: str, say: Callable[[str], None]) -> str:
     """Restores the version's data, trains its recipe again and says whether the weights are the same. The project's data and
     registry stay as they are. Raises PipelineError where they differ."""
     tracker = open_tracker(project)
-    with tracking.downloaded(tracker, tracking.full(uri)) as (version, path):
+    with tracking.downloaded(tracker, uri) as (version, path):
         registered = path / "extra_files" / WEIGHTS
         recipe = Recipe.model_validate_json((path / "extra_files" / RECIPE).read_text())
         if (now := commit(project.root)) != version.tags["commit"]:

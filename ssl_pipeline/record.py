@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ssl_pipeline import database
 from ssl_pipeline.asked import dagster_links, dagster_tags
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
@@ -24,10 +26,21 @@ NOTE = "mlflow.note.content"
 
 RETRY_SECONDS = 10
 PATIENCE_SECONDS = 600
+"""How long MLflow may be away where something has been computed."""
+AT_FIRST_SECONDS = 120
+"""Where nothing has: for a server that is being started again."""
+T = TypeVar("T")
 
 
 def open_tracker(project: Project) -> Tracker:
     return tracking.Tracker(project.tracking_uri, project.artifacts)
+
+
+def mlflow_ui() -> str:
+    """Where a person's browser finds MLflow: the tracking server, or what `ssl-pipeline up` serves."""
+    place = os.environ.get("MLFLOW_TRACKING_URI", "")
+    served = os.environ.get("SSL_PIPELINE_MLFLOW_UI", "http://127.0.0.1:5000")
+    return database.without_password(place if place.startswith("http") else served).rstrip("/")
 
 
 def open_run(project: Project, recipe: Recipe, key: str, data: Stage, tracker: Tracker) -> str:
@@ -46,7 +59,7 @@ class Curves:
     def __init__(self, project: Project, recipe: Recipe, key: str, data: Stage, say: Callable[[str], None]) -> None:
         self.project, self.say = project, say
         self.tracker = open_tracker(project)
-        self.run_id = open_run(project, recipe, key, data, self.tracker)
+        self.run_id = patiently(lambda: open_run(project, recipe, key, data, self.tracker), say, AT_FIRST_SECONDS)
         self.seen: dict[int, dict[str, float]] = {}
         self.waiting: list[dict[str, float]] = []
         self.next_try = 0.0
@@ -112,17 +125,17 @@ def log_metrics(
     patiently(send, print)
 
 
-def patiently(send: Callable[[], None], say: Callable[[str], None]) -> None:
-    """What has been computed is not lost because MLflow is away for a while: `send` is called again until it succeeds. Raises its
-    PipelineError after PATIENCE_SECONDS."""
-    until = time.monotonic() + PATIENCE_SECONDS
+def patiently(ask: Callable[[], T], say: Callable[[str], None], seconds: float = PATIENCE_SECONDS) -> T:
+    """Nothing fails because MLflow is away for a while: `ask` is called again until it is back. Raises its PipelineError after so
+    many seconds, and every other one at once."""
+    until = time.monotonic() + seconds
     while True:
         try:
-            return send()
+            return ask()
         except PipelineError as error:
-            if isinstance(error, tracking.Refused) or time.monotonic() > until:
+            if not isinstance(error, tracking.Away) or time.monotonic() > until:
                 raise
-            say(f"all is computed; waiting for MLflow: {error}")
+            say(f"waiting for MLflow, {until - time.monotonic():.0f} s at most: {error}")
             time.sleep(RETRY_SECONDS)
 
 

@@ -10,7 +10,7 @@ from ssl_pipeline.origins import Say, dataset_of, dump, made_from, prepared, res
 from ssl_pipeline.part import PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
-from ssl_pipeline.record import Curves, open_tracker
+from ssl_pipeline.record import AT_FIRST_SECONDS, Curves, open_tracker, patiently
 from ssl_pipeline.store import Stage, sha256
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def beginning(project: Project, recipe: Recipe, labels: Stage, say: Say) -> Stag
         return upstream(project, recipe.start_from, "pretrained_encoder")
     if not recipe.retrain.warm_start:
         return None
-    reigning = tracking.champion(open_tracker(project), recipe.name)
+    reigning = patiently(lambda: tracking.champion(open_tracker(project), recipe.name), say, AT_FIRST_SECONDS)
     champion = project.store.get("pretrained_encoder", reigning.tags["encoder"]) if reigning else None
     config = training(recipe)  # reads local weights
     for known in filter(None, (project.store.current(recipe.name, "pretrained_encoder"), champion)):

@@ -99,6 +99,14 @@ def test_mistakes_are_one_line(root: Path, arguments: list[str], words: str) -> 
     assert any(word in line for word in words.split("|")), line
 
 
+def test_a_used_port_is_named(root: Path) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        port = used.getsockname()[1]
+        said = refused(cli("up", "--port", str(free_port()), "--mlflow-port", str(port), root=root))
+    assert f"port {port} on 127.0.0.1 cannot be used" in said and "--mlflow-port" in said
+
+
 def test_status_before_anything_ran(root: Path) -> None:
     report = json.loads(cli("status", "--json", root=root).stdout)
     assert report["tracking_uri"] == f"sqlite:///{root}/store/mlflow/mlflow.db"
@@ -121,7 +129,7 @@ def test_run_status_embed(root: Path, tmp_path: Path) -> None:
     assert {"name": "shapes", "digest": report["dataset"]} in status["datasets"]
     assert [r["champion"] for r in status["recipes"] if r["name"] == "shapes_simclr"] == [1]
     output = tmp_path / "embeddings.parquet"
-    done = cli("embed", "models:/shapes_simclr@champion", "circles", "-o", str(output), root=root)
+    done = cli("embed", "shapes_simclr", "circles", "-o", str(output), root=root)
     assert done.returncode == 0 and "skipped damaged.png" in done.stdout
     table = pq.read_table(output)
     assert table.column_names == ["source", "embedding"] and table.num_rows == 60
@@ -146,8 +154,8 @@ def test_up_serves_both_and_leaves_nobody_behind(root: Path) -> None:
         assets = graphql(ports[0], "{assetNodes {assetKey {path}}}", wanted="shapes_simclr")
         assert "registered_model" in assets
         assert urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/health", timeout=20).status == 200
-        assert f"port {ports[1]} on 127.0.0.1" in refused(
-            cli("up", "--port", str(free_port()), "--mlflow-port", ports[1], root=root)
+        assert "serves this store already" in refused(
+            cli("up", "--port", str(free_port()), "--mlflow-port", str(free_port()), root=root)
         )
         family = descendants(started.pid)
         assert len(family) >= 4

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from ssl_pipeline import doctor, tracking
@@ -103,6 +104,31 @@ def test_the_instance_and_its_dead_runs(project: Project) -> None:
     assert states(doctor.dagster_instance, project) == [("dagster instance", "broken")]
     (project.root / "dagster.yaml").write_text("storage: [")
     assert states(doctor.dagster_instance, project) == [("dagster instance", "broken")]
+
+
+def test_what_failed_last_and_was_not_mended(project: Project) -> None:
+    assert states(doctor.failed_runs, project) == [("failed runs", "ok")] and not project.store.root.exists()
+    broken = True
+
+    @dg.asset(key_prefix="cats")
+    def features() -> None:
+        if broken:
+            raise ValueError("no room for [features]")
+
+    def run(*names: str) -> None:
+        tags = {"recipes": ",".join(names)}
+        with dg.DagsterInstance.get() as instance:
+            dg.materialize([features], instance=instance, tags=tags, raise_on_error=False)
+
+    run("cats", "dogs")
+    assert states(doctor.failed_runs, project) == [("failed run", "warning")]
+    assert detail(doctor.failed_runs, project).startswith("cats, dogs (20")
+    assert detail(doctor.failed_runs, project).endswith("cats__features: ValueError: no room for [features]")
+    broken = False
+    run("dogs")
+    assert detail(doctor.failed_runs, project).startswith("cats (20")
+    run("cats")
+    assert states(doctor.failed_runs, project) == [("failed runs", "ok")]
 
 
 def test_the_store_and_its_disk(project: Project, monkeypatch) -> None:

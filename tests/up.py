@@ -52,8 +52,9 @@ def free_port() -> int:
 class Up:
     """The running command and what it has said so far."""
 
-    def __init__(self) -> None:
-        self.port, self.mlflow_port, self.said = free_port(), free_port(), list[str]()
+    def __init__(self, *ports: int) -> None:
+        self.port, self.mlflow_port = ports or (free_port(), free_port())
+        self.said: list[str] = []
         self.process = start("up", "--port", str(self.port), "--mlflow-port", str(self.mlflow_port))
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -68,6 +69,11 @@ class Up:
         while not all(any(line.startswith(one) for line in self.said[after:]) for one in wanted):
             assert self.process.poll() is None and time.monotonic() < until, self.said
             time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Ctrl-C, which must end it well."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(90) == 0
 
     def ask(self, query: str) -> dict[str, Any]:
         asked = json.dumps({"query": query}).encode()
@@ -99,11 +105,9 @@ class Up:
 
 @contextmanager
 def up() -> Iterator[Up]:
-    """Until Ctrl-C, which must end it well."""
     served = Up()
     try:
         served.wait_for("Ctrl-C stops both")
         yield served
     finally:
-        served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(90) == 0
+        served.stop()

@@ -84,26 +84,26 @@ def reproduce(uri: Uri) -> None:
 
 @app.command()
 def embed(
-    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")],
+    uri: Uri,
     path: Annotated[Path, typer.Argument(help="A folder, an archive, a table or a text file, of the model's kind.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
 ) -> None:
     """Embed images, sounds, videos, texts or series with a registered model."""
     from ssl_pipeline.embed import embed as write
 
-    write(project(), model_uri, path.expanduser().absolute(), output.expanduser().absolute(), say)
+    write(project(), uri, path.expanduser().absolute(), output.expanduser().absolute(), say)
 
 
 @app.command()
 def serve(
-    model_uri: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")],
+    uri: Uri,
     port: Annotated[int, typer.Option(help="The server's port.")] = 5001,
     host: Annotated[str, typer.Option(help="Address to listen on; the server asks for no password.")] = "127.0.0.1",
 ) -> None:
     """Serve a registered model of images, sounds or texts until Ctrl-C: files and strings in, embeddings out."""
     from ssl_pipeline.orchestration.model_server import serve as until_stopped
 
-    until_stopped(project(), model_uri, port, host, say)
+    until_stopped(project(), uri, port, host, say)
 
 
 @app.command()

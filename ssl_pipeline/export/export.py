@@ -93,7 +93,7 @@ def export(project: Project, uri: str, format: str, output: Path, say: Callable[
         raise PipelineError(f"{output}: {format} is a file: name one that ends in {form.SUFFIX}")
     refuse_to_overwrite(output)
     tracker = open_tracker(project)
-    with tracking.downloaded(tracker, tracking.full(uri)) as (version, path):
+    with tracking.downloaded(tracker, uri) as (version, path):
         folder = path / "extra_files"
         found = Registered(f"models:/{version.name}/{version.version}", folder, encoders.load(folder))
         say(f"{found.uri}: writing and comparing as {format}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from ssl_pipeline import database
+from ssl_pipeline.record import mlflow_ui
 from ssl_pipeline.store import Stage
 
 LARGEST_PICTURE = 400_000
@@ -43,13 +42,6 @@ def of(stage: Stage) -> Metadata:
     values = {name: value for name, value in shown.items() if name not in texts | tables}
     folder: Metadata = {"folder": dg.PathMetadataValue(str(stage.path))}
     return made | _links(stage.summary) | texts | pictures | values | tables | folder
-
-
-def mlflow_ui() -> str:
-    """Where a person's browser finds MLflow: the tracking server, or what `ssl-pipeline up` serves."""
-    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
-    served = os.environ.get("SSL_PIPELINE_MLFLOW_UI", "http://127.0.0.1:5000")
-    return database.without_password(tracking if tracking.startswith("http") else served).rstrip("/")
 
 
 def _shown(name: str, value: Any, baselines: Mapping[str, Any]) -> dg.MetadataValue[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from ssl_pipeline.part import PipelineError
+from ssl_pipeline.store import write_json
 
 PATIENCE_SECONDS = 20
 """What a server gets to end by itself before it is killed."""
@@ -51,6 +53,13 @@ class Server:
                 cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 start_new_session=True,
             )  # fmt: skip
+        with suppress(OSError, psutil.NoSuchProcess):  # where the disk is full it serves all the same
+            write_json(self.note, {"pid": self.process.pid, "created": psutil.Process(self.process.pid).create_time()})
+
+    @property
+    def note(self) -> Path:
+        """Which process it is, for whoever comes when this one was killed."""
+        return self.log.with_suffix(".json")
 
     def is_dead(self) -> bool:
         return self.process is not None and self.process.poll() is not None
@@ -126,6 +135,20 @@ def running(servers: list[Server]) -> Iterator[None]:
         yield
     finally:
         stop([server.process.pid for server in servers if server.process])
+        for server in servers:
+            server.note.unlink(missing_ok=True)
+
+
+def kill_left(server: Server, say: Callable[[str], None]) -> None:
+    """The server's process of before, where whoever had started it was killed and could not stop it."""
+    try:
+        left = json.loads(server.note.read_text())
+        leader = psutil.Process(left["pid"])
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return
+    if leader.create_time() == left["created"]:
+        say(f"{server.name} was left behind by an `up` that was killed: it is stopped and started anew")
+        kill_group(leader.pid)
 
 
 def stop(leaders: list[int]) -> None:

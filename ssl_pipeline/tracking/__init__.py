@@ -12,9 +12,8 @@ from ssl_pipeline.tracking.registry import Version as Version
 from ssl_pipeline.tracking.registry import aliases as aliases
 from ssl_pipeline.tracking.registry import champion as champion
 from ssl_pipeline.tracking.registry import downloaded as downloaded
-from ssl_pipeline.tracking.registry import full as full
 from ssl_pipeline.tracking.registry import load as load
 from ssl_pipeline.tracking.registry import register as register
 from ssl_pipeline.tracking.registry import versions as versions
-from ssl_pipeline.tracking.runs import Refused as Refused
+from ssl_pipeline.tracking.runs import Away as Away
 from ssl_pipeline.tracking.runs import Tracker as Tracker

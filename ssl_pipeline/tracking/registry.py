@@ -96,8 +96,8 @@ def versions(tracker: Tracker, name: str | None = None) -> list[Version]:
 
 
 def load(tracker: Tracker, model_uri: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A registered model by `models:/name@champion` or `models:/name/3`, ready to call on samples on the CPU, and what it
-    takes and gives: `shape` and `dtype` of a sample, dim, name, version. Never unpickles.
+    """A registered model by `name` (its champion), `models:/name@alias` or `models:/name/3`, ready to call on samples on the CPU,
+    and what it takes and gives: `shape` and `dtype` of a sample, dim, name, version. Never unpickles.
 
     Raises PipelineError, with near names, where there is no such model.
     """
@@ -108,21 +108,17 @@ def load(tracker: Tracker, model_uri: str) -> tuple[nn.Module, dict[str, Any]]:
 
 @contextmanager
 def downloaded(tracker: Tracker, model_uri: str) -> Iterator[tuple[Version, Path]]:
-    """A registered version's folder on disk: the model, and in `extra_files` what was registered beside it.
+    """A registered version's folder on disk: the model, and in `extra_files` what was registered beside it. A name alone means
+    the champion.
 
     Raises PipelineError, with near names, where there is no such model.
     """
     import mlflow
 
     with tracker.connected() as client, tempfile.TemporaryDirectory() as folder:
-        found = _find(client, model_uri)
+        found = _find(client, model_uri if "/" in model_uri else f"models:/{model_uri}@champion")
         source = client.get_model_version_download_uri(found.name, str(found.version))
         yield found, Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracker.uri))
-
-
-def full(uri: str) -> str:
-    """A model's name alone means its champion."""
-    return uri if "/" in uri else f"models:/{uri}@champion"
 
 
 def _find(client: MlflowClient, model_uri: str) -> Version:

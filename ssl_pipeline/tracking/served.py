@@ -46,7 +46,7 @@ def served(project: Project, uri: str, folder: Path) -> tracking.Version:
         if kind not in COLUMN:
             raise PipelineError(
                 f"{uri}: takes {kind}, of which there is no one file: serve it for arrays, with "
-                f"`mlflow models serve -m {uri} --env-manager local`"
+                f"`mlflow models serve -m models:/{version.name}/{version.version} --env-manager local`"
             )
         column = COLUMN[kind]
         takes = [ColSpec(DataType.string, column)]

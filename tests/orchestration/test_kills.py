@@ -35,6 +35,12 @@ def stages_of_an_undisturbed_run(folder: Path, root: Path, monkeypatch: pytest.M
     return found
 
 
+def train_for_long(root: Path) -> None:
+    recipes = root / "ssl_pipeline" / "defs" / "shapes" / "defs.yaml"
+    often = f"epochs: {EPOCHS}, checkpoint_seconds: 0"
+    recipes.write_text(recipes.read_text().replace("epochs: 12", often))
+
+
 def rows(root: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in root.glob("store/pretrained_encoder/*.partial/metrics.jsonl"))
 
@@ -66,9 +72,7 @@ def worker(instance: dg.DagsterInstance) -> psutil.Process:
 @pytest.mark.slow
 def test_everything_is_killed_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that trains, the run's, Dagster's daemon, its web server, MLflow's: each in the middle of one training."""
-    recipes = root / "ssl_pipeline" / "defs" / "shapes" / "defs.yaml"
-    often = f"epochs: {EPOCHS}, checkpoint_seconds: 0"
-    recipes.write_text(recipes.read_text().replace("epochs: 12", often))
+    train_for_long(root)
     began = time.monotonic()
 
     def note(what: str) -> None:
@@ -129,3 +133,26 @@ def test_everything_is_killed_once(root: Path, tmp_path: Path, monkeypatch: pyte
     note("trained undisturbed")
     ours, theirs = (load_file(one / "encoder.safetensors") for one in (folder, undisturbed))
     assert all((ours[name] == theirs[name]).all() for name in theirs) and ours.keys() == theirs.keys()
+
+
+@pytest.mark.slow
+def test_up_itself_is_killed(root: Path) -> None:
+    """Its servers outlive it; the next one stops them, serves on their ports, and the run that went on in them goes on."""
+    train_for_long(root)
+    killed = Up()
+    killed.wait_for("Ctrl-C stops both")
+    killed.launch("shapes_simclr")
+    wait_for_more_rows(root, killed)
+    trainer = training(root)
+    killed.process.kill()
+    killed.process.wait()
+    served = Up(killed.port, killed.mlflow_port)
+    try:
+        served.wait_for("dagster was left behind", "mlflow was left behind", "run ", "Ctrl-C stops both")
+        wait_for_more_rows(root, served, trainer)
+        with dg.DagsterInstance.get() as instance:
+            status = [run.status for run in instance.get_runs()]
+            assert status == [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE]
+    finally:
+        served.stop()
+    assert not training(root)

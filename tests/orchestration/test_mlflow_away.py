@@ -56,21 +56,22 @@ class Server:
 
 @pytest.mark.slow
 def test_curves_are_complete_after_mlflow_was_away(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hangs for longer than a request waits, so that points may arrive twice; then it is dead until after the training."""
+    """It starts later than the recipe, hangs for longer than a request waits, so that points may arrive twice, and then is dead
+    until after the training."""
     recipes = root / "ssl_pipeline" / "defs" / "shapes" / "defs.yaml"
     recipes.write_text(recipes.read_text().replace("epochs: 12", "epochs: 200"))
     server = Server(tmp_path / "server")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")  # else minutes
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    server.start()
+    started = start("run", "shapes_simclr", "--to", "features")
+    said: list[str] = []
+    listener = threading.Thread(target=lambda: said.extend(started.stdout or []))
+    listener.start()
     try:
+        wait_for("waiting for MLflow, ", said, started)
+        server.start()
         server.wait()
-        started = start("run", "shapes_simclr", "--to", "features")
-        assert started.stdout
-        said: list[str] = []
-        listener = threading.Thread(target=lambda: said.extend(started.stdout or []))
-        listener.start()
         while not list(root.glob("store/pretrained_encoder/*.partial/metrics.jsonl")):
             assert started.poll() is None
             time.sleep(0.05)
@@ -81,7 +82,7 @@ def test_curves_are_complete_after_mlflow_was_away(root: Path, tmp_path: Path, m
         time.sleep(3)  # it sees to what had waited in line
         server.send(signal.SIGKILL)
         server.process.wait()
-        wait_for("all is computed; waiting for MLflow: MLflow at", said, started)
+        wait_for("waiting for MLflow, 600 s", said, started)
         assert list(root.glob("store/pretrained_encoder/*.partial/encoder.safetensors"))
         server.start()
         assert started.wait(180) == 0, said

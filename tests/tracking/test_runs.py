@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ssl_pipeline import record
 from ssl_pipeline.part import PipelineError
-from ssl_pipeline.tracking import Tracker
+from ssl_pipeline.tracking import Away, Tracker
 from ssl_pipeline.tracking.runs import legal
 
 DIGEST = "0123456789abcdef0123456789abcdef.dir"
@@ -112,7 +113,7 @@ def test_a_deleted_experiment_says_how_it_comes_back(tracker) -> None:
 def test_a_server_that_is_down_is_named_at_once_and_without_its_password(tmp_path) -> None:
     tracker = Tracker("http://me:secret@127.0.0.1:9", tmp_path)
     started = time.monotonic()
-    with pytest.raises(PipelineError, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as error:
+    with pytest.raises(Away, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as error:
         tracker.run("digits", "simclr", "k1")
     assert time.monotonic() - started < 30
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
@@ -120,8 +121,28 @@ def test_a_server_that_is_down_is_named_at_once_and_without_its_password(tmp_pat
 
 def test_a_file_that_is_no_database_is_named(tmp_path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database at all, but long enough to have a header" * 10)
-    with pytest.raises(PipelineError, match=r"mlflow\.db.*not a database"):
+    with pytest.raises(PipelineError, match=r"mlflow\.db.*not a database") as error:
         Tracker(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts").run("digits", "simclr", "k1")
+    assert not isinstance(error.value, Away)
+
+
+def test_only_a_server_that_is_away_is_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(record, "RETRY_SECONDS", 0.01)
+    left, said = [Away("down"), Away("still down")], list[str]()
+
+    def ask() -> str:
+        if left:
+            raise left.pop()
+        return "an answer"
+
+    assert record.patiently(ask, said.append) == "an answer"
+    assert said[-1].startswith("waiting for MLflow, ") and said[-1].endswith("s at most: down") and len(said) == 2
+    left[:] = [PipelineError("no such account")]
+    with pytest.raises(PipelineError, match="no such account"):
+        record.patiently(ask, said.append)
+    left[:] = [Away("down")] * 1000
+    with pytest.raises(Away, match="down"):
+        record.patiently(ask, said.append, seconds=0.1)
 
 
 def test_the_environment_stays_as_it_was(tracker, monkeypatch) -> None:
