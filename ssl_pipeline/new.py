@@ -62,6 +62,8 @@ def evaluations(found: Findings, task: str) -> list[dict[str, Any]]:
         return [{"kind": "retrieval" if modality == "image_text" else "recommendation"}]
     if modality == "image" and found.source.kind in ("coco", "voc"):
         return [{"kind": "detection"}]
+    if found.source.kind == "masks":
+        return [{"kind": "segmentation"}]
     if found.pairs:
         return [{"kind": "translation"} | ({} if has_gpu() else {"layers": 1, "width": 128, "steps": 300, "seeds": 2})]
     if modality == "series" and (not found.classes or len(found.classes) < 2):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -50,6 +52,41 @@ def test_a_table_of_pairs_in_a_folder_of_its_own(project, tmp_path):
     assert [one.kind for one in recipe.evaluations] == ["translation"]
     with pytest.raises(PipelineError, match="exists: choose another name"):
         new.write(project, "mine", folder)
+
+
+def test_masks_are_for_segmentation(project, tmp_path):
+    data = tmp_path / "scans"
+    for n in range(12):
+        values = np.full((20, 24), n % 4, np.uint8)
+        values[0, 0] = 255
+        for folder, content in (("images", drawn(noise(n, 20, 24))), ("labels", drawn(values))):
+            (data / "train" / folder).mkdir(parents=True, exist_ok=True)
+            (data / "train" / folder / f"{n}.png").write_bytes(content)
+    dataset, recipe = written(project, data)
+    source = dataset.source
+    assert (source.kind, source.images, source.masks, source.ignore) == ("masks", "images", "labels", 255)
+    assert source.classes == ("class 0", "class 1", "class 2", "class 3")
+    assert [one.kind for one in recipe.evaluations] == ["segmentation"]
+
+
+def test_masks_whose_values_are_no_classes(project, tmp_path):
+    data = tmp_path / "scans"
+    for n in range(4):
+        for folder, content in (("img", drawn(noise(n, 8, 8))), ("masks", drawn(np.eye(8, dtype=np.uint8) * 255))):
+            (data / folder).mkdir(parents=True, exist_ok=True)
+            (data / folder / f"{n}.png").write_bytes(content)
+    with pytest.raises(PipelineError, match="masks hold the values 0 and 255.*write them as 0 and 1"):
+        written(project, data)
+
+
+def noise(seed: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def drawn(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_cocos_boxes_are_for_detection(project, tmp_path):

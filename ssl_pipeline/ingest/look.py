@@ -13,10 +13,12 @@ from typing import Any
 from ssl_pipeline.ingest import interactions, readers, series_rows
 from ssl_pipeline.ingest.dataset import printable
 from ssl_pipeline.ingest.item import BadSample
-from ssl_pipeline.ingest.media import MEDIA
+from ssl_pipeline.ingest.media import medium_of
 from ssl_pipeline.ingest.medium import median
 from ssl_pipeline.ingest.sniff import source_of
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_masks import Masks
+from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
 from ssl_pipeline.ingest.sources import Archive, Folder, Source
@@ -72,7 +74,7 @@ def look(path: Path) -> Findings:
         classes.update([item.label] if item.label is not None else [])
     looked_at = min(samples, VIDEOS if source.modality == "video" else SAMPLE)
     chosen = set(random.Random(0).sample(range(samples), looked_at))
-    medium, reasons, tallies = MEDIA[source.modality], Counter[str](), Tallies()
+    medium, reasons, tallies = medium_of(source), Counter[str](), Tallies()
     tried, usable = set[str](), set[str]()
     for number, item in enumerate(readers.read(source, Path()).items):
         if number not in chosen:
@@ -218,7 +220,11 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
         notes.append(f"{reasons.total()} of {looked_at} sampled files are unusable and would be quarantined: {worst}.")
     modality = found.source.modality
     if not found.classes:
-        if modality not in ("image_text", "video") and not found.pairs:  # these are measured without labels too
+        if (
+            modality not in ("image_text", "video")
+            and not found.pairs
+            and not isinstance(found.source, Masks | Coco | Voc)
+        ):  # these are measured without labels too
             notes.append(
                 "No labels: pretraining needs none, but classification has nothing to be measured on. Where file names say them, "
                 "add a pattern to the source: pattern: '(?P<label>[a-z]+)_'."
@@ -235,6 +241,8 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
     if isinstance(found.source, Text) and found.source.parallel:
         sides = f"{found.source.member or Path(found.source.path).name} and {found.source.parallel}"
         notes.append(f"Pairs are the lines of {sides}; what else lies there is passed over.")
+    if isinstance(found.source, Masks):
+        notes.append("Each image has a mask; name what its values mean in the source's classes.")
     if found.splits and modality != "series":  # one recording is split by time
         notes.append(f"The source names its own splits: {', '.join(found.splits)}.")
     if found.samples < 1000:
