@@ -70,8 +70,8 @@ def source_of(path: Path) -> Source:
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
-    if kind == "image" and (found := annotated(path, names) or sniff_masks.in_files(path, names)):
-        return found
+    if kind == "image" and (drawn := annotated(path, names) or sniff_masks.in_files(path, names)):
+        return drawn
     if kind == "image" and any(name.lower().endswith(LISTS) for name in names):
         try:
             readers.read(captioned := CaptionTable(path=str(path)), Path())
@@ -88,8 +88,8 @@ def of_folder(path: Path) -> Source:
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
-    if kind == "image" and (found := annotated(path, names) or sniff_masks.in_files(path, names)):
-        return found
+    if kind == "image" and (drawn := annotated(path, names) or sniff_masks.in_files(path, names)):
+        return drawn
     for name in names:  # a table beside the images may hold their captions
         if kind == "image" and name.lower().endswith(LISTS) and "/" not in name:
             found = purposes(header(path / name))
