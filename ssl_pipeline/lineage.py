@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +17,11 @@ from ssl_pipeline.pretrain.plan import Plan
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.record import mlflow_ui, open_tracker
-from ssl_pipeline.registration import RECIPE, commit
 from ssl_pipeline.store import sha256
 
 WEIGHTS = "encoder.safetensors"
+RECIPE = "recipe.json"
+"""Beside the registered model: all of the recipe, as it was."""
 
 
 def trace(project: Project, uri: str) -> dict[str, Any]:
@@ -85,3 +87,12 @@ def largest_difference(one: Path, other: Path) -> float:
 
     ours, theirs = load_file(one), load_file(other)
     return max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours)
+
+
+def commit(root: Path) -> str:
+    """The project's git commit, with `+changes` where the work tree differs; `unknown` outside git."""
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return described.stdout.strip() or "unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from ssl_pipeline import gates, promotion, versioning
 from ssl_pipeline.asked import actor, dagster_links, dagster_tags
 from ssl_pipeline.encoders import encoder as encoders
 from ssl_pipeline.export.deployed import DeployedEncoder
+from ssl_pipeline.lineage import RECIPE, commit
 from ssl_pipeline.notify import notify
 from ssl_pipeline.origins import Say, made_from, prepared, upstream
 from ssl_pipeline.part import PipelineError
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ssl_pipeline.tracking import Tracker
 
 CODE_VERSION = "3"
-RECIPE = "recipe.json"
-"""Beside the registered model: all of the recipe, as it was."""
 READS = ("tokenizer.json", "vocabulary.parquet")
 """Of the pack: what turns a text, or an item's identifier, into the numbers that a model takes."""
 
@@ -96,12 +94,3 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         "evaluations": ",".join(stage.key for stage in measured.values()) or "none",
     }
     return store.build("registered_model", config, inputs, CODE_VERSION, write, on_wait=say)
-
-
-def commit(root: Path) -> str:
-    """The project's git commit, with `+changes` where the work tree differs; `unknown` outside git."""
-    described = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return described.stdout.strip() or "unknown"
