@@ -1,4 +1,4 @@
-"""`ssl-pipeline up` as a test starts it, asked over GraphQL as the pages ask."""
+"""`ssl-pipeline up` as a test starts it."""
 
 from __future__ import annotations
 
@@ -49,31 +49,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Up:
-    """The running command and what it has said so far."""
+class Pages:
+    """Dagster's web server, asked over GraphQL as its pages ask."""
 
-    def __init__(self, *ports: int) -> None:
-        self.port, self.mlflow_port = ports or (free_port(), free_port())
-        self.said: list[str] = []
-        self.process = start("up", "--port", str(self.port), "--mlflow-port", str(self.mlflow_port))
-        threading.Thread(target=self.listen, daemon=True).start()
-
-    def listen(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.said.append(line.rstrip())
-
-    def wait_for(self, *wanted: str, after: int = 0, seconds: float = 180) -> None:
-        """Until lines that begin so were said, since line `after`."""
-        until = time.monotonic() + seconds
-        while not all(any(line.startswith(one) for line in self.said[after:]) for one in wanted):
-            assert self.process.poll() is None and time.monotonic() < until, self.said
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        """Ctrl-C, which must end it well."""
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(90) == 0
+    def __init__(self, port: int) -> None:
+        self.port = port
 
     def ask(self, query: str) -> dict[str, Any]:
         asked = json.dumps({"query": query}).encode()
@@ -95,6 +75,34 @@ class Up:
             "{__typename ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}"
         )["launchRun"]
         return launched["run"]["runId"]
+
+
+class Up(Pages):
+    """The running command and what it has said so far."""
+
+    def __init__(self, *ports: int) -> None:
+        port, self.mlflow_port = ports or (free_port(), free_port())
+        super().__init__(port)
+        self.said: list[str] = []
+        self.process = start("up", "--port", str(self.port), "--mlflow-port", str(self.mlflow_port))
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said.append(line.rstrip())
+
+    def wait_for(self, *wanted: str, after: int = 0, seconds: float = 180) -> None:
+        """Until lines that begin so were said, since line `after`."""
+        until = time.monotonic() + seconds
+        while not all(any(line.startswith(one) for line in self.said[after:]) for one in wanted):
+            assert self.process.poll() is None and time.monotonic() < until, self.said
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Ctrl-C, which must end it well."""
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(90) == 0
 
     def child(self, *wanted: str) -> psutil.Process:
         """The process below `up` whose command has all these words."""
