@@ -32,6 +32,8 @@ HEADS = {
     "image_to_text": "image to text",
     "text_to_image": "text to image",
 }
+DESCRIPTIVE = ("coverage", "novelty")
+"""Columns that say what is recommended, not how well: a random encoder has most of both."""
 MISSING = "–"
 SPENT = ("train_seconds", "encoder_passes", "energy_joules")
 """What a trained encoder's summary says of its cost, in the order in which `rows_of` takes it."""
@@ -112,7 +114,9 @@ class Comparison:
         return bool(beaten) and all(cell and line.cells[column].low > cell.high for cell in beaten)
 
     def best(self, line: Line, column: Column) -> bool:
-        """Nothing in the column reads higher."""
+        """Nothing in the column reads higher, and more is better there."""
+        if column[1].startswith(DESCRIPTIVE):
+            return False
         shown = [round(other.cells[column].mean, 3) for other in self.lines if column in other.cells]
         value = round(line.cells[column].mean, 3) if column in line.cells else math.nan
         return value == max((v for v in shown if math.isfinite(v)), default=None)

@@ -76,6 +76,25 @@ def test_best_is_bold_and_above_both_baselines_is_starred():
     assert table["digits_simclr"][-2:] == ["75 s", "160k"]
 
 
+def test_what_only_describes_a_list_has_no_best():
+    values = {"hr_at_10": (0.2, 0.1), "coverage_at_10": (0.4, 0.9), "novelty_at_10": (0.7, 0.8)}
+    rows = [
+        row
+        for place, name in enumerate(["ours", "random encoder"])
+        for row in rows_of(
+            name,
+            "t",
+            {
+                f"recommendation/full/{m}/all": {"mean": v[place], "low": math.nan, "high": math.nan}
+                for m, v in values.items()
+            },
+        )
+    ]
+    table = cells(comparison(rows).markdown())
+    assert table["ours"][2:5] == ["**20.0**", "40.0", "70.0"]
+    assert table["random encoder"][2:5] == ["10.0", "90.0", "80.0"]
+
+
 def test_nothing_is_claimed_without_baselines_or_an_interval():
     rows = [row for row in digits() if row["name"] not in ("raw pixels", "random encoder")]
     assert "\\*" not in comparison(rows).markdown()
