@@ -133,12 +133,15 @@ def _find(client: MlflowClient, model_uri: str) -> Version:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-    known = [f"models:/{m.name}@{alias}" for m in client.search_registered_models() for alias in m.aliases]
-    known += [f"models:/{v.name}/{v.version}" for v in client.search_model_versions(max_results=1000)]
-    hint = did_you_mean(model_uri, known) or (
-        f"; there are {', '.join(known[:5])}" if known else "; register one first"
-    )
-    raise PipelineError(f"model {model_uri!r} is not registered{hint}")
+    models = client.search_registered_models()
+    names = [m.name for m in models]
+    if parts and parts[1] not in names:
+        asked, known = parts[1], names
+    else:
+        asked, known = model_uri, [f"models:/{m.name}@{alias}" for m in models for alias in m.aliases]
+        known += [f"models:/{v.name}/{v.version}" for v in client.search_model_versions(max_results=1000)]
+    hint = did_you_mean(asked, known) or (f"; there are {', '.join(known[:5])}" if known else "; register one first")
+    raise PipelineError(f"model {asked!r} is not registered{hint}")
 
 
 def _version(version: ModelVersion) -> Version:

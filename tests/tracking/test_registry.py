@@ -91,7 +91,7 @@ def test_load_gives_the_encoders_embeddings(tracker, registered, encoder) -> Non
         load(tracker, "models:/digits_simclr@champoin")
     with pytest.raises(PipelineError, match="'models:/digits_simclr/1'"):
         load(tracker, "models:/digits_simclr/9")
-    with pytest.raises(PipelineError, match="is not registered; there are models:/digits_simclr@champion"):
+    with pytest.raises(PipelineError, match="model 'zebra' is not registered; there are digits_simclr"):
         load(tracker, "zebra")
 
 
