@@ -178,7 +178,7 @@ def registered_model(project: Project, recipe: Recipe, say: Say = print) -> Stag
     """encoder -> a version in MLflow's registry once every gate holds; champion when it beats the one before."""
     from ssl_pipeline.registration import register
 
-    # everything in it is done once, however often it is asked for
+    # asked again, it finds the version that it made, and where the alias stands
     return finish(project, recipe, patiently(lambda: register(project, recipe, open_tracker(project), say), say))
 
 

@@ -102,7 +102,6 @@ def demo(
 def status(as_json: AsJson = False) -> None:
     """What there is: datasets with their versions, recipes with their champions, and what failed last."""
     from ssl_pipeline.orchestration.defs_folder import load_all
-    from ssl_pipeline.orchestration.health import failed_runs
 
     here = project()
     datasets, recipes = load_all(here)
@@ -114,7 +113,7 @@ def status(as_json: AsJson = False) -> None:
                 {"name": r.name, "modality": r.encoder.kind, "model": r.name, "champion": champion(here, r.name)}
                 for r in recipes
             ],
-            "failed": failed_runs(here),
+            "failed": failures(here),
         }
         if as_json:
             print(json.dumps(report), file=stdout, flush=True)
@@ -166,6 +165,16 @@ def compare(here: Project, recipes: list[Recipe]) -> None:
     for dataset in dict.fromkeys(r.dataset for r in recipes):
         for table in leaderboard.comparisons(here, dataset, recipes):
             Console(width=None if sys.stdout.isatty() else 110).print(table.rich())
+
+
+def failures(here: Project) -> list[str]:
+    """What failed and was not made since; where that cannot be read, why."""
+    from ssl_pipeline.orchestration.health import failed
+
+    try:
+        return failed(here)
+    except PipelineError as error:
+        return [str(error)]
 
 
 def show_status(report: dict[str, Any]) -> None:

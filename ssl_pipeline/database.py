@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ssl_pipeline.part import PipelineError
+from ssl_pipeline.part import PipelineError, unreached
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
@@ -68,7 +68,7 @@ def connected() -> Iterator[Connection]:
         opened = psycopg2.connect(address, connect_timeout=10, keepalives_idle=30, application_name="ssl_pipeline")
     except psycopg2.Error as error:
         reason = " ".join(str(error).split())
-        raise PipelineError(
+        raise unreached(reason)(
             f"the shared database {without_password(address)}: {reason}; start it or correct {VARIABLE} "
             "(unset: a file in store/)"
         ) from None

@@ -121,13 +121,13 @@ def dead_runs(project: Project) -> Finding:
     return Finding("dead runs", "ok", "none")
 
 
-def failed_runs(project: Project) -> list[Finding]:
-    """Of recipes and jobs that did not succeed since."""
+def failed(project: Project) -> list[Finding]:
+    """Assets and jobs whose last run did not make them."""
     from ssl_pipeline.orchestration import health
 
-    cure = "correct what it names, then `ssl-pipeline run` the recipe again"
-    told = [Finding("failed run", "warning", why, cure) for why in health.failed_runs(project)]
-    return told or [Finding("failed runs", "ok", "none that did not succeed since")]
+    cure = "correct what it names, then run it again: `ssl-pipeline run RECIPE`, or the job in Dagster"
+    told = [Finding("failed", "warning", why, cure) for why in health.failed(project)]
+    return told or [Finding("failed", "ok", "nothing that was not made since")]
 
 
 def recipes(project: Project) -> list[Finding]:
@@ -326,7 +326,7 @@ def ports(project: Project) -> list[Finding]:
 
 CHECKS: list[Callable[[Project], Finding | list[Finding]]] = [
     python, packages, recipes, git, store_writable, disk_space, leftovers, dvc_repository, data_pins, dagster_instance,
-    dead_runs, failed_runs, mlflow, gpu, compiler, shared_memory, ports,
+    dead_runs, failed, mlflow, gpu, compiler, shared_memory, ports,
 ]  # fmt: skip
 
 

@@ -94,6 +94,22 @@ class PipelineError(Exception):
     """Something a user can cure. The message is one line: the thing, what is wrong with it, what to do."""
 
 
+class Away(PipelineError):
+    """A server does not answer: asking again may help."""
+
+
+AWAY = re.compile(
+    r"connection refused|timed? ?out|locked|aborted|reset by|closed (the )?connection|unreachable|starting up|shutting down|"
+    r"resolve|name or service not known|translate host name|(error code|too many) 50[234]",
+    re.IGNORECASE,
+)
+
+
+def unreached(reason: str) -> type[PipelineError]:
+    """The kind of error for what a client of a server or a database says. Most tell by their words alone."""
+    return Away if AWAY.search(reason) else PipelineError
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'resnet18'?"` for a near miss, otherwise an empty string."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssl_pipeline import database
 from ssl_pipeline.asked import dagster_links, dagster_tags
-from ssl_pipeline.part import PipelineError, late
+from ssl_pipeline.part import Away, PipelineError, late
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Recipe
 from ssl_pipeline.store import Stage
@@ -126,14 +126,15 @@ def log_metrics(
 
 
 def patiently(ask: Callable[[], T], say: Callable[[str], None], seconds: float = PATIENCE_SECONDS) -> T:
-    """Nothing fails because MLflow is away for a while: `ask` is called again until it is back. Raises its PipelineError after so
-    many seconds, and every other one at once."""
-    until = time.monotonic() + seconds
+    """Nothing fails because MLflow is away for a while: `ask` is called again until it is back. Raises Away after so many seconds
+    of that, and every other error at once."""
+    until = 0.0
     while True:
         try:
             return ask()
-        except PipelineError as error:
-            if not isinstance(error, tracking.Away) or time.monotonic() > until:
+        except Away as error:
+            until = until or time.monotonic() + seconds
+            if time.monotonic() > until:
                 raise
             say(f"waiting for MLflow, {until - time.monotonic():.0f} s at most: {error}")
             time.sleep(RETRY_SECONDS)

@@ -75,13 +75,14 @@ def register(project: Project, recipe: Recipe, tracker: Tracker, say: Say) -> St
         pack = prepared(project, recipe, features)[1]
         files += [path for name in READS if (path := pack.path / name).exists()]
         version = registry.register(tracker, run_id, recipe.name, key, module, files, tags, description)
+        page = tracker.url(run_id)
         decided = promotion.promote(project, recipe, tracker, version, evidence, *actor())
         say(f"model {recipe.name!r} version {version}: {decided.why}")
         notify("promoted" if decided.promoted else "not promoted", decided.why, model=recipe.name, version=version)
         return {
             "name": recipe.name, "version": version, "uri": f"models:/{recipe.name}/{version}",
             "champion": decided.promoted, "reason": decided.why, "tracking_uri": project.tracking_place,
-            "run_id": run_id, "mlflow_url": tracker.url(run_id), "gates": [vars(gate) for gate in checked],
+            "run_id": run_id, "mlflow_url": page, "gates": [vars(gate) for gate in checked],
             "made_from": {"dataset": digest, "pretrained_encoder": encoder.key, "features": features.key}
             | {kind: stage.key for kind, stage in measured.items()},
         }  # fmt: skip

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ssl_pipeline import chain, lineage, origins, record, tracking
+from ssl_pipeline import chain, lineage, origins, record
 from ssl_pipeline.chain import ANEW
-from ssl_pipeline.part import PipelineError
+from ssl_pipeline.part import Away, PipelineError
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe
 from ssl_pipeline.tracking import registry
@@ -122,7 +122,7 @@ def test_new_data_between_two_stages_changes_nothing_that_was_begun(project, mak
     def unheard(*what):
         monkeypatch.setattr(registry, "register", register)
         register(*what)
-        raise tracking.Away("MLflow went away after it had registered the version")
+        raise Away("MLflow went away after it had registered the version")
 
     monkeypatch.setattr(registry, "register", unheard)
     monkeypatch.setattr(record, "RETRY_SECONDS", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -106,8 +108,8 @@ def test_the_instance_and_its_dead_runs(project: Project) -> None:
     assert states(doctor.dagster_instance, project) == [("dagster instance", "broken")]
 
 
-def test_what_failed_last_and_was_not_mended(project: Project) -> None:
-    assert states(doctor.failed_runs, project) == [("failed runs", "ok")] and not project.store.root.exists()
+def test_what_failed_and_was_not_made_since(project: Project) -> None:
+    assert states(doctor.failed, project) == [("failed", "ok")] and not project.store.root.exists()
     broken = True
 
     @dg.asset(key_prefix="cats")
@@ -115,20 +117,29 @@ def test_what_failed_last_and_was_not_mended(project: Project) -> None:
         if broken:
             raise ValueError("no room for [features]")
 
-    def run(*names: str) -> None:
-        tags = {"recipes": ",".join(names)}
-        with dg.DagsterInstance.get() as instance:
-            dg.materialize([features], instance=instance, tags=tags, raise_on_error=False)
+    @dg.asset(key_prefix="dogs", name="features")
+    def others() -> None:
+        raise KeyboardInterrupt
 
-    run("cats", "dogs")
-    assert states(doctor.failed_runs, project) == [("failed run", "warning")]
-    assert detail(doctor.failed_runs, project).startswith("cats, dogs (20")
-    assert detail(doctor.failed_runs, project).endswith("cats__features: ValueError: no room for [features]")
+    @dg.asset(key_prefix="digits")
+    def dataset() -> None: ...
+
+    def run(*assets: dg.AssetsDefinition) -> None:
+        with dg.DagsterInstance.get() as instance:
+            dg.materialize(assets, instance=instance, raise_on_error=False)
+
+    run(dataset, features)
+    assert states(doctor.failed, project) == [("failed", "warning")]
+    said = detail(doctor.failed, project)
+    assert re.fullmatch(r"cats/features \(20\d\d-.*\): ValueError: no room for \[features\]", said)
     broken = False
-    run("dogs")
-    assert detail(doctor.failed_runs, project).startswith("cats (20")
-    run("cats")
-    assert states(doctor.failed_runs, project) == [("failed runs", "ok")]
+    run(dataset)
+    assert states(doctor.failed, project) == [("failed", "warning")]
+    run(features)
+    assert states(doctor.failed, project) == [("failed", "ok")]
+    with suppress(KeyboardInterrupt):
+        run(others)  # stopped by a person
+    assert states(doctor.failed, project) == [("failed", "ok")]
 
 
 def test_the_store_and_its_disk(project: Project, monkeypatch) -> None:

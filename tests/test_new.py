@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ssl_pipeline import new
+from ssl_pipeline.ingest import readers, sniff
 from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 from ssl_pipeline.recipe import Dataset, Recipe, load
@@ -54,15 +54,13 @@ def test_a_table_of_pairs_in_a_folder_of_its_own(project, tmp_path):
         new.write(project, "mine", folder)
 
 
-def test_masks_are_for_segmentation(project, tmp_path):
-    data = tmp_path / "scans"
+def test_masks_are_for_segmentation(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(sniff, "FILES", 7)  # no mask among the first
     for n in range(12):
-        values = np.full((20, 24), n % 4, np.uint8)
+        values = np.full((20, 24), max(0, n - 8), np.uint8)  # most classes are in the last
         values[0, 0] = 255
-        for folder, content in (("images", drawn(noise(n, 20, 24))), ("labels", drawn(values))):
-            (data / "train" / folder).mkdir(parents=True, exist_ok=True)
-            (data / "train" / folder / f"{n}.png").write_bytes(content)
-    dataset, recipe = written(project, data)
+        masked(tmp_path / "scans" / "train", n, "images", "labels", values)
+    dataset, recipe = written(project, tmp_path / "scans")
     source = dataset.source
     assert (source.kind, source.images, source.masks, source.ignore) == ("masks", "images", "labels", 255)
     assert source.classes == ("class 0", "class 1", "class 2", "class 3")
@@ -70,23 +68,23 @@ def test_masks_are_for_segmentation(project, tmp_path):
 
 
 def test_masks_whose_values_are_no_classes(project, tmp_path):
-    data = tmp_path / "scans"
     for n in range(4):
-        for folder, content in (("img", drawn(noise(n, 8, 8))), ("masks", drawn(np.eye(8, dtype=np.uint8) * 255))):
-            (data / folder).mkdir(parents=True, exist_ok=True)
-            (data / folder / f"{n}.png").write_bytes(content)
+        masked(tmp_path / "scans", n, "img", "masks", np.eye(8, dtype=np.uint8) * 255)
     with pytest.raises(PipelineError, match="masks hold the values 0 and 255.*write them as 0 and 1"):
-        written(project, data)
+        written(project, tmp_path / "scans")
+    found = sniff.source_of(tmp_path / "scans")  # to embed its images no mask is needed
+    assert found.kind == "masks" and len([item.load() for item in readers.read(found, tmp_path).items]) == 4
+
+
+def masked(folder, number: int, images: str, masks: str, values: np.ndarray) -> None:
+    """A picture of noise and its mask."""
+    for name, pixels in ((images, noise(number, *values.shape)), (masks, values)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-
-
-def drawn(values: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_cocos_boxes_are_for_detection(project, tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssl_pipeline.ingest import interactions, readers, series_rows
+from ssl_pipeline.ingest import interactions, readers, series_rows, sniff_masks
 from ssl_pipeline.ingest.dataset import printable
 from ssl_pipeline.ingest.item import BadSample
 from ssl_pipeline.ingest.media import medium_of
@@ -67,6 +67,7 @@ def look(path: Path) -> Findings:
     if isinstance(source, InteractionsSource):
         return of_interactions(source)
     source = windowed(source) if isinstance(source, SeriesTable) else source
+    source = sniff_masks.described(source) if isinstance(source, Masks) else source
     samples, classes = 0, Counter[str]()
     reading = readers.read(source, Path())
     for item in reading.items:
@@ -242,7 +243,9 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
         sides = f"{found.source.member or Path(found.source.path).name} and {found.source.parallel}"
         notes.append(f"Pairs are the lines of {sides}; what else lies there is passed over.")
     if isinstance(found.source, Masks):
-        notes.append("Each image has a mask; name what its values mean in the source's classes.")
+        notes.append(
+            f"{sniff_masks.READ} masks at most were read: see that all classes are there, and give them their names."
+        )
     if found.splits and modality != "series":  # one recording is split by time
         notes.append(f"The source names its own splits: {', '.join(found.splits)}.")
     if found.samples < 1000:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +12,7 @@ from ssl_pipeline.ingest import columns, folder, readers, sniff_masks, sniff_pai
 from ssl_pipeline.ingest.item import SPLIT_NAMES
 from ssl_pipeline.ingest.source_image_text import CaptionTable
 from ssl_pipeline.ingest.source_interactions import InteractionsSource
+from ssl_pipeline.ingest.source_masks import Masks
 from ssl_pipeline.ingest.source_objects import Coco, Voc
 from ssl_pipeline.ingest.source_series import SeriesTable
 from ssl_pipeline.ingest.source_text import Text
@@ -64,13 +65,13 @@ def source_of(path: Path) -> Source:
     if name.endswith(TABLES) or table.is_parquet(path):
         return of_table(path)
     archive = Archive(path=str(path))
-    names = [item.source for item in islice(readers.read(archive, Path()).items, FILES)]
+    names = list(islice(files(archive), FILES))
     if pairs := sniff_pairs.in_files(path, names):
         return pairs
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
-    if kind == "image" and (drawn := annotated(path, names) or sniff_masks.in_files(path, names)):
+    if kind == "image" and (drawn := annotated(path, names) or masks(archive, names)):
         return drawn
     if kind == "image" and any(name.lower().endswith(LISTS) for name in names):
         try:
@@ -82,13 +83,13 @@ def source_of(path: Path) -> Source:
 
 
 def of_folder(path: Path) -> Source:
-    names = [item.source for item in islice(readers.read(Folder(path=str(path)), Path()).items, FILES)]
+    names = list(islice(files(Folder(path=str(path))), FILES))
     if pairs := sniff_pairs.in_files(path, names):
         return pairs
     kind = commonest(names)
     if kind == "text":
         return Text(path=str(path))
-    if kind == "image" and (drawn := annotated(path, names) or sniff_masks.in_files(path, names)):
+    if kind == "image" and (drawn := annotated(path, names) or masks(Folder(path=str(path)), names)):
         return drawn
     for name in names:  # a table beside the images may hold their captions
         if kind == "image" and name.lower().endswith(LISTS) and "/" not in name:
@@ -96,6 +97,17 @@ def of_folder(path: Path) -> Source:
             if "image" in found and "caption" in found:
                 return captions(path, found).model_copy(update={"captions": name})
     return Folder(kind=f"{kind}_folder", path=str(path))  # type: ignore[arg-type]
+
+
+def files(source: Folder | Archive) -> Iterator[str]:
+    return (item.source for item in readers.read(source, Path()).items)
+
+
+def masks(source: Folder | Archive, first: list[str]) -> Masks | None:
+    """Of all names: a folder of images may be longer than what is looked at first."""
+    cues = {*sniff_masks.IMAGES, *sniff_masks.MASKS}
+    cued = any(cues & {*name.split("/")[:-1]} for name in first)
+    return sniff_masks.in_files(Path(source.path), files(source)) if cued else None
 
 
 def annotated(path: Path, names: list[str]) -> Voc | Coco | None:

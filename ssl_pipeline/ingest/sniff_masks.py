@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
-from itertools import islice
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,14 @@ from ssl_pipeline.part import PipelineError
 
 IMAGES = ("images", "image", "imgs", "img", "JPEGImages", "photos")
 MASKS = ("masks", "mask", "labels", "annotations", "segmentations", "SegmentationClass")
-READ = 50
+READ = 200
 """Masks, of which the largest value says how many classes there are."""
 IGNORE = 255
 """Nearly everywhere the value of pixels of which nothing is said."""
 
 
 def in_files(path: Path, names: Iterable[str]) -> Masks | None:
-    """The source where most images have a mask. Raises PipelineError where the masks' values are no classes."""
+    """The source where most images have a mask, with two classes: `described` says how many there are."""
     names = list(names)
     folders = {folder for name in names for folder in name.split("/")[:-1]}
     for images in filter(folders.__contains__, IMAGES):
@@ -33,26 +34,25 @@ def in_files(path: Path, names: Iterable[str]) -> Masks | None:
             there = {key for name in names if (key := mask_key(name))}
             shown = [key for name in names if (key := image_key(name))]
             if 2 * sum(key in there for key in shown) > len(shown):
-                return described(source)
+                return source
     return None
 
 
-def described(source: Masks) -> Masks | None:
-    """With as many classes as the values say; None where no mask is one."""
-    values = set[int]()
-    for item in islice(masks.read(source, Path(source.path)).items, READ):
-        try:
-            values |= set(np.unique(class_ids(item.extra["mask"].load(), 256, None)).tolist())
-        except BadSample:  # in colours, and such
-            continue
+def described(source: Masks) -> Masks:
+    """With as many classes as the values of some masks, drawn at random, say. Raises PipelineError where these are no classes."""
+    path, values = Path(source.path), set[int]()
+    total = sum(1 for _ in masks.read(source, path).items)
+    chosen = set(random.Random(0).sample(range(total), min(total, READ)))
+    for number, item in enumerate(masks.read(source, path).items):
+        if number in chosen:
+            with suppress(BadSample):  # in colours, and such
+                values |= set(np.unique(class_ids(item.extra["mask"].load(), 256, None)).tolist())
     if values == {0, IGNORE}:
         raise PipelineError(
             f"{source.path}: the masks in {source.masks} hold the values 0 and 255, and classes are numbered 0, 1, 2, ...: "
             "write them as 0 and 1 (255 is for pixels of which nothing is said)"
         )
-    if not values - {IGNORE}:
-        return None
-    found = classes(max(2, 1 + max(values - {IGNORE})))
+    found = classes(max(2, 1 + max(values - {IGNORE}, default=0)))
     return source.model_copy(update={"classes": found, "ignore": IGNORE if IGNORE in values else None})
 
 

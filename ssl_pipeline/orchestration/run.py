@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from ssl_pipeline import chain, database, recipe
 from ssl_pipeline.orchestration import project_definitions
-from ssl_pipeline.orchestration.failures import in_a_line, of_check, root
+from ssl_pipeline.orchestration.failures import INTERRUPTED, in_a_line, of_check, root
 from ssl_pipeline.orchestration.instance import MACHINE, in_terminal
 from ssl_pipeline.orchestration.reaper import reap
 from ssl_pipeline.part import PipelineError
@@ -141,7 +141,7 @@ class Narrator:
         described, error = root(event)
         if error and error.cls_name == "DagsterAssetCheckFailedError":
             return  # told where the check was evaluated
-        if error and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+        if error and error.cls_name in INTERRUPTED:
             self.interrupted = True
             return
         title = self.stages.get(str(event.step_key), str(event.step_key))

@@ -140,5 +140,11 @@ def failures(context: dg.RunFailureSensorContext) -> None:
         return  # its process was killed; the run that goes on in its place is told of, should it fail
     wanted = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
     events = [entry.dagster_event for entry in context.instance.all_logs(run.run_id, of_type=wanted)]
-    told = what_failed([e for e in events if e]) or [context.failure_event.message or "failed"]
-    notify("failure", "; ".join(told), job=run.job_name, run=run.run_id, reason=run.tags.get(REASON, ""))
+    told = [f"{what}: {why}" for what, why in what_failed([e for e in events if e]).items()]
+    notify(
+        "failure",
+        "; ".join(told) or context.failure_event.message or "failed",
+        job=run.job_name,
+        run=run.run_id,
+        reason=run.tags.get(REASON, ""),
+    )

@@ -114,9 +114,13 @@ def revive(server: Server, say: Callable[[str], None], tidy: Callable[[], None])
 def kill_group(leader: int) -> None:
     """All that are left in a process group, whose leader may be gone."""
     with suppress(ProcessLookupError):
-        members = [p for p in psutil.process_iter() if group_of(p.pid) == leader]
+        family = members(leader)
         os.killpg(leader, signal.SIGKILL)
-        psutil.wait_procs(members, timeout=5)
+        psutil.wait_procs(family, timeout=5)
+
+
+def members(leader: int) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter() if group_of(p.pid) == leader]
 
 
 def group_of(pid: int) -> int | None:
@@ -143,12 +147,22 @@ def kill_left(server: Server, say: Callable[[str], None]) -> None:
     """The server's process of before, where whoever had started it was killed and could not stop it."""
     try:
         left = json.loads(server.note.read_text())
-        leader = psutil.Process(left["pid"])
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+    except (FileNotFoundError, ValueError):
         return
-    if leader.create_time() == left["created"]:
+    # its leader may be gone, and others may have got the number
+    if any(belongs(one, server, left["created"]) for one in members(left["pid"])):
         say(f"{server.name} was left behind by an `up` that was killed: it is stopped and started anew")
-        kill_group(leader.pid)
+        kill_group(left["pid"])
+
+
+def belongs(process: psutil.Process, server: Server, created: float) -> bool:
+    """Whether a member of a group that the server once led is the server, or was started by it."""
+    try:
+        leads = os.getpgid(process.pid) == process.pid
+        ours = process.environ().get("DAGSTER_HOME") == server.environment["DAGSTER_HOME"]
+        return ours and (not leads or process.create_time() == created)
+    except (psutil.Error, OSError):
+        return False
 
 
 def stop(leaders: list[int]) -> None:

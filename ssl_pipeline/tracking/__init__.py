@@ -15,5 +15,4 @@ from ssl_pipeline.tracking.registry import downloaded as downloaded
 from ssl_pipeline.tracking.registry import load as load
 from ssl_pipeline.tracking.registry import register as register
 from ssl_pipeline.tracking.registry import versions as versions
-from ssl_pipeline.tracking.runs import Away as Away
 from ssl_pipeline.tracking.runs import Tracker as Tracker

@@ -11,11 +11,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ssl_pipeline.part import PipelineError, did_you_mean
 from ssl_pipeline.tracking import model
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ssl_pipeline.tracking.runs import Tracker
 
 KEY = "content_key"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,9 @@ def champion(tracker: Tracker, name: str) -> Version | None:
 
 def aliases(client: MlflowClient, name: str) -> dict[str, int]:
     """Where the aliases of a model stand; empty where there is no such model."""
-    from mlflow.exceptions import MlflowException
-
-    try:  # a database gives an alias's version as a number, a server as text
-        return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    model = _if_there(client.get_registered_model, name)
+    # a database gives an alias's version as a number, a server as text
+    return {alias: int(version) for alias, version in model.aliases.items()} if model else {}
 
 
 def versions(tracker: Tracker, name: str | None = None) -> list[Version]:
@@ -116,32 +112,43 @@ def downloaded(tracker: Tracker, model_uri: str) -> Iterator[tuple[Version, Path
     import mlflow
 
     with tracker.connected() as client, tempfile.TemporaryDirectory() as folder:
-        found = _find(client, model_uri if "/" in model_uri else f"models:/{model_uri}@champion")
+        found = _find(client, full(model_uri))
         source = client.get_model_version_download_uri(found.name, str(found.version))
         yield found, Path(mlflow.artifacts.download_artifacts(source, dst_path=folder, tracking_uri=tracker.uri))
 
 
-def _find(client: MlflowClient, model_uri: str) -> Version:
+def full(uri: str) -> str:
+    """`cats` is `models:/cats@champion`, and `cats@previous` what it says."""
+    return uri if "/" in uri else f"models:/{uri}" + ("" if "@" in uri else "@champion")
+
+
+def _find(client: MlflowClient, uri: str) -> Version:
+    parts = re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", uri)
+    if not parts:
+        raise PipelineError(f"{uri!r} names no model: write NAME, models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = parts.groups()
+    find = client.get_model_version_by_alias if alias else client.get_model_version
+    if found := _if_there(find, name, alias or number):
+        return _version(found)
+    if model := _if_there(client.get_registered_model, name):
+        there = [f"models:/{name}@{one}" for one in model.aliases]
+        there += [f"models:/{name}/{v.version}" for v in client.search_model_versions(f"name = '{name}'")]
+        hint = did_you_mean(uri, there) or f"; there are {', '.join(there[:5])}"
+        raise PipelineError(f"model {uri!r} is not registered{hint}")
+    names = [one.name for one in client.search_registered_models(max_results=1000)]
+    hint = did_you_mean(name, names) or (f"; there are {', '.join(names[:5])}" if names else "; register one first")
+    raise PipelineError(f"model {name!r} is not registered{hint}")
+
+
+def _if_there(find: Callable[..., T], *what: str) -> T | None:
     from mlflow.exceptions import MlflowException
 
-    if parts := re.fullmatch(r"models:/([^/@]+)(?:@([\w-]+)|/(\d+))", model_uri):
-        name, alias, number = parts.groups()
-        try:
-            return _version(
-                client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-            )
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-    models = client.search_registered_models()
-    names = [m.name for m in models]
-    if parts and parts[1] not in names:
-        asked, known = parts[1], names
-    else:
-        asked, known = model_uri, [f"models:/{m.name}@{alias}" for m in models for alias in m.aliases]
-        known += [f"models:/{v.name}/{v.version}" for v in client.search_model_versions(max_results=1000)]
-    hint = did_you_mean(asked, known) or (f"; there are {', '.join(known[:5])}" if known else "; register one first")
-    raise PipelineError(f"model {asked!r} is not registered{hint}")
+    try:
+        return find(*what)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 def _version(version: ModelVersion) -> Version:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from ssl_pipeline import database
-from ssl_pipeline.part import PipelineError
+from ssl_pipeline.part import PipelineError, unreached
 from ssl_pipeline.store import explain_disk_errors
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ KEY = "ssl_pipeline.key"
 DATABASES = {"sqlite", "postgresql", "mysql", "mssql"}
 
 T = TypeVar("T")
-
-
-class Away(PipelineError):
-    """MLflow does not answer, or is not well: asking again may help."""
 
 
 class Tracker:
@@ -154,19 +150,15 @@ class Tracker:
     def connected(self) -> Iterator[MlflowClient]:
         """The MLflow client; what MLflow raises inside becomes a PipelineError."""
         from mlflow.exceptions import MlflowException
-        from requests import ConnectionError, RequestException, Timeout
-        from sqlalchemy.exc import OperationalError, SQLAlchemyError
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield self._client
         except (MlflowException, RequestException, SQLAlchemyError) as error:
             reason = database.without_password(" ".join(str(error).split()))
             place = f"MLflow at {database.without_password(self.uri)}"
-            away = isinstance(error, (ConnectionError, Timeout, OperationalError)) or status(error) in (
-                429,
-                *range(500, 600),
-            )
-            raise (Away if away else PipelineError)(f"{place}: {reason[:400]}; {cure(error)}") from error
+            raise unreached(reason)(f"{place}: {reason[:400]}; {cure(error)}") from error
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -230,14 +222,9 @@ def sign_in(uri: str) -> str:
     return database.without_password(uri)
 
 
-def status(error: Exception) -> int:
-    """The HTTP status that MLflow's own errors have; 0 of others."""
-    return getattr(error, "get_http_status_code", lambda: 0)()
-
-
 def cure(error: Exception) -> str:
     """What to do about an error of MLflow's."""
-    match status(error):
+    match getattr(error, "get_http_status_code", lambda: 0)():
         case 401:
             return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account of that server"
         case 403:

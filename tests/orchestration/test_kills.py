@@ -139,15 +139,15 @@ def test_everything_is_killed_once(root: Path, tmp_path: Path, monkeypatch: pyte
 def test_up_itself_is_killed(root: Path) -> None:
     """Its servers outlive it; the next one stops them, serves on their ports, and the run that went on in them goes on."""
     train_for_long(root)
-    killed = Up()
-    killed.wait_for("Ctrl-C stops both")
-    killed.launch("shapes_simclr")
-    wait_for_more_rows(root, killed)
-    trainer = training(root)
-    killed.process.kill()
-    killed.process.wait()
-    served = Up(killed.port, killed.mlflow_port)
+    served = killed = Up()
     try:
+        killed.wait_for("Ctrl-C stops both")
+        killed.launch("shapes_simclr")
+        wait_for_more_rows(root, killed)
+        trainer = training(root)
+        killed.process.kill()
+        killed.process.wait()
+        served = Up(killed.port, killed.mlflow_port)
         served.wait_for("dagster was left behind", "mlflow was left behind", "run ", "Ctrl-C stops both")
         wait_for_more_rows(root, served, trainer)
         with dg.DagsterInstance.get() as instance:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,14 @@ def test_the_services_train_and_register(
         lambda said: env.get(said[1], said[2] or ""),
         (ROOT / "compose.yaml").read_text(),
     )
-    text = re.sub("|".join(map(re.escape, places)), lambda said: places[said[0]], text)
+    text = re.sub(
+        "|".join(rf"(?<!\w){re.escape(p)}" if p[0] == "/" else re.escape(p) for p in places),
+        lambda said: places[said[0]],
+        text,
+    )
     composed = yaml.safe_load(text)
     services = composed["services"]
-    for variable in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_", "SSL_PIPELINE_"))]:
+    for variable in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_", "SSL_PIPELINE_", "DAGSTER_"))]:
         monkeypatch.delenv(variable)  # a container has what its service says
 
     (root / "accounts").mkdir()
@@ -95,9 +99,12 @@ def test_the_services_train_and_register(
         bucket = services["bucket"]
         subprocess.run([sys.executable, *bucket["command"][1:]], env=os.environ | bucket["environment"], check=True)
         for name in ("mlflow", "webserver", "daemon"):
-            log = running.enter_context(service(services[name], ports.get(name, ""), root / f"{name}.log"))
+            log = root / f"{name}.log"
+            process = running.enter_context(service(services[name], ports.get(name, ""), log))
             if name in ports:
-                wait_for(f"http://127.0.0.1:{ports[name]}{'/health' if name == 'mlflow' else '/server_info'}", log)
+                wait_for(
+                    f"http://127.0.0.1:{ports[name]}{'/health' if name == 'mlflow' else '/server_info'}", process, log
+                )
         pages = Pages(int(ports["webserver"]))
         run_id = pages.launch("shapes_simclr")
         status, until = "", time.monotonic() + 300
@@ -118,7 +125,7 @@ def test_the_services_train_and_register(
 
 
 @contextmanager
-def service(said: dict[str, Any], port: str, log: Path) -> Iterator[Path]:
+def service(said: dict[str, Any], port: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     program, *arguments = said["command"]
     arguments = [port if argument in ("3000", "5000") else argument for argument in arguments]
     with open(log, "wb") as out:
@@ -127,19 +134,20 @@ def service(said: dict[str, Any], port: str, log: Path) -> Iterator[Path]:
             stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
-        yield log
+        yield process
         assert process.poll() is None, log.read_text()
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(url: str, log: Path) -> None:
-    until = time.monotonic() + 120
-    while True:
-        try:
-            if requests.get(url, timeout=5).ok:
-                return
-        except requests.RequestException:
-            assert time.monotonic() < until, log.read_text()
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until, answer = time.monotonic() + 120, None
+    while not (answer and answer.ok):
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        with suppress(requests.RequestException):
+            answer = requests.get(url, timeout=5)
         time.sleep(0.5)

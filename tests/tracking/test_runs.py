@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ssl_pipeline import record
-from ssl_pipeline.part import PipelineError
-from ssl_pipeline.tracking import Away, Tracker
+from ssl_pipeline.part import Away, PipelineError
+from ssl_pipeline.tracking import Tracker
 from ssl_pipeline.tracking.runs import legal
 
 DIGEST = "0123456789abcdef0123456789abcdef.dir"
