@@ -36,4 +36,4 @@ def test_what_the_other_process_says_last_is_the_reason(registered) -> None:
     with pytest.raises(
         PipelineError, match="cannot be exported as tensorflow: ValueError: no such operation; choose another"
     ):
-        form.python(found, ["-c", "raise ValueError('no such operation')"])
+        form.python(found, "tensorflow", ["-c", "raise ValueError('no such operation')"])
