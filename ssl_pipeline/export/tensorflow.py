@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def answered(
 
 
 def python(found: Registered, format: str, arguments: list[str]) -> None:
-    """Runs it in another process. Raises PipelineError with the last thing that it said where it fails."""
+    """Runs it in another process. Raises PipelineError where it fails, with the error, or else the last thing, that it said."""
     quiet = {
         "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"
     }  # fmt: skip
@@ -86,7 +87,8 @@ def python(found: Registered, format: str, arguments: list[str]) -> None:
         [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | quiet, check=False
     )
     if ran.returncode:
-        said = (ran.stderr.strip().splitlines() or [f"ended with status {ran.returncode}"])[-1]
+        lines = ran.stderr.strip().splitlines() or [f"ended with status {ran.returncode}"]
+        said = next((line for line in reversed(lines) if re.match(r"[\w.]+Error: ", line)), lines[-1])
         raise found.refuse(format, f"{said[:300]}; choose another format")
 
 
