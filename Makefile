@@ -46,7 +46,7 @@ install: .venv/installed
 	@touch $@
 
 lock:
-	@$(BIN)/uv pip compile --quiet pyproject.toml --extra robustness --extra export --extra shared --extra bench --extra test --group demo --universal --python-version 3.11 --no-annotate \
+	@$(BIN)/uv pip compile --quiet pyproject.toml --extra robustness --extra export --extra shared --extra bench --extra test --extra tensorflow --group demo --universal --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:

@@ -111,7 +111,8 @@ def export(
     uri: Uri,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
     format: Annotated[
-        str, typer.Option("--format", help="safetensors, onnx, timm, transformers, torchvision or tensorflow.")
+        str,
+        typer.Option("--format", help="safetensors, onnx, timm, transformers, torchvision, tensorflow or keras_hub."),
     ] = "safetensors",
 ) -> None:
     """Turn a registered encoder into what another runtime opens, compared there."""

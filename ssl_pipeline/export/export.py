@@ -29,7 +29,7 @@ from ssl_pipeline.part import PipelineError, did_you_mean
 from ssl_pipeline.project import Project
 from ssl_pipeline.record import open_tracker
 
-FORMATS = ("safetensors", "onnx", "timm", "transformers", "torchvision", "tensorflow")
+FORMATS = ("safetensors", "onnx", "timm", "transformers", "torchvision", "tensorflow", "keras_hub")
 BATCHES = (1, 2, 5)
 """Sizes of the batches that are compared."""
 

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,12 +26,20 @@ import sys
 
 import numpy
 
-sys.modules["jax"] = sys.modules["torch"] = None  # neither can be imported: who opens it may have neither
-code, given, answered = sys.argv[1:]
+
+class Absent:  # who opens it may have neither
+    def find_spec(self, name, *rest):
+        if name in ("jax", "torch"):
+            raise ModuleNotFoundError(f"no {name} here")
+
+
+sys.meta_path.insert(0, Absent())
+code, given, answered, takes, *gives = sys.argv[1:]
 answers = {}
-for batch, stored in numpy.load(given).items():
-    exec(code)
-    answers[batch] = embeddings.numpy()
+for batch, samples in numpy.load(given).items():
+    scope = {takes: samples.tolist() if samples.dtype.kind == "U" else samples}
+    exec(code, scope)
+    answers |= {f"{name}.{batch}": numpy.asarray(scope[name]) for name in gives}
 numpy.savez(answered, **answers)
 """
 
@@ -39,37 +49,47 @@ def write(found: Registered, output: Path) -> None:
     program = torch.export.export(found.deployed, (found.deployed.example(2),), dynamic_shapes=({0: batch},))
     with tempfile.TemporaryDirectory() as folder:
         torch.export.save(program, Path(folder, "program.pt2"))
-        python(found, ["-m", "ssl_pipeline.export.tensorflow_convert", f"{folder}/program.pt2", str(output)])
+        converted = ["-m", "ssl_pipeline.export.tensorflow_convert", f"{folder}/program.pt2", str(output)]
+        python(found, "tensorflow", converted)
 
 
 def compare(found: Registered, output: Path) -> Compared:
-    """In a process that has TensorFlow and neither JAX nor torch."""
-    import numpy as np
-
     from ssl_pipeline.export.export import BATCHES, deployed_pairs
 
-    with tempfile.TemporaryDirectory() as folder:
-        given, answered = f"{folder}/given.npz", f"{folder}/answered.npz"
-        arrays: Any = {str(batch): found.deployed.example(batch).numpy() for batch in BATCHES}
-        np.savez(given, **arrays)
-        python(found, ["-c", ANSWER, opens(found, str(output)), given, answered])
-        answers = {batch: torch.from_numpy(array) for batch, array in np.load(answered).items()}
+    given = [found.deployed.example(batch).numpy() for batch in BATCHES]
+    answers = answered(found, "tensorflow", opens(found, str(output)), "stored", given, ["embeddings"])
+    by_size = {len(embeddings): embeddings for (embeddings,) in answers}
 
     def answer(stored: Tensor) -> Tensor:
-        return answers[str(len(stored))]
+        return by_size[len(stored)]
 
     yield from deployed_pairs(found, answer)
 
 
-def python(found: Registered, arguments: list[str]) -> None:
-    """Runs it in another process. Raises PipelineError with the last thing that it said where it fails."""
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+def answered(
+    found: Registered, format: str, code: str, takes: str, values: list[Any], gives: list[str]
+) -> list[list[Tensor]]:
+    """What the variables `gives` are after the code, for each of the values of the variable that it `takes`, in a process that has
+    neither JAX nor torch. Raises PipelineError where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/given.npz", *values)
+        python(found, format, ["-c", ANSWER, code, f"{folder}/given.npz", f"{folder}/answered.npz", takes, *gives])
+        there = np.load(f"{folder}/answered.npz")
+        return [[torch.from_numpy(there[f"{name}.arr_{n}"]) for name in gives] for n in range(len(values))]
+
+
+def python(found: Registered, format: str, arguments: list[str]) -> None:
+    """Runs it in another process. Raises PipelineError where it fails, with the error, or else the last thing, that it said."""
+    quiet = {
+        "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"
+    }  # fmt: skip
     ran = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=os.environ | quiet, check=False
     )
     if ran.returncode:
-        said = (ran.stderr.strip().splitlines() or [f"ended with status {ran.returncode}"])[-1]
-        raise found.refuse("tensorflow", f"{said[:300]}; choose another format")
+        lines = ran.stderr.strip().splitlines() or [f"ended with status {ran.returncode}"]
+        said = next((line for line in reversed(lines) if re.match(r"[\w.]+Error: ", line)), lines[-1])
+        raise found.refuse(format, f"{said[:300]}; choose another format")
 
 
 def opens(found: Registered, path: str) -> str:

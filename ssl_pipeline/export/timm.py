@@ -40,6 +40,12 @@ class Network:
     def module(self) -> Any:
         return self.encoder.backbone
 
+    @property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, which normalise."""
+        mean, std = ([float(f"{v:.7g}") for v in t.flatten()] for t in (self.encoder.mean, self.encoder.std))
+        return mean, std
+
     def inputs(self, batch: int) -> Tensor:
         """Random pictures in 0..1."""
         generator = torch.Generator().manual_seed(batch)
@@ -99,7 +105,7 @@ def opens(found: Registered, path: str) -> str:
     options = "".join(f", {name}={value!r}" for name, value in network.options.items())
     call = f"timm.create_model({network.name!r}, num_classes=0, in_chans={network.encoder.channels}{options}"
     checkpoint = f"{path}/{WEIGHTS}"
-    mean, std = ([float(f"{v:.7g}") for v in t.flatten()] for t in (network.encoder.mean, network.encoder.std))
+    mean, std = network.statistics
     if (first := network.first) is None:
         lines = f"import timm\nimport torch\n\nmodel = {call}, checkpoint_path={checkpoint!r}).eval()\n"
     else:

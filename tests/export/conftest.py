@@ -50,7 +50,9 @@ def registered(tmp_path: Path, facts: dict[str, dict[str, Any]]) -> Callable[...
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 2)
-                nn.init.uniform_(module.weight, 0.5, 1.5)
+        for parameter in encoder.parameters():
+            if parameter.ndim == 1:  # fresh biases are all 0, and scales all 1: one would do for another
+                parameter.data += 0.5 * torch.rand_like(parameter)
         folder = tmp_path / "extra_files"
         folder.mkdir()
         encoders.save(encoder.eval(), part, facts[part.kind], folder)

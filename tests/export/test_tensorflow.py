@@ -31,9 +31,15 @@ def test_tensorflow_alone_gives_the_encoders_embeddings(kind, registered, tmp_pa
     np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), found.deployed(stored), rtol=1e-3, atol=1e-4)
 
 
-def test_what_the_other_process_says_last_is_the_reason(registered) -> None:
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("raise ValueError('no such operation\\n\\t [[the graph]]')", "ValueError: no such operation"),
+        ("import os, sys; print('out of', 'memory', file=sys.stderr, flush=True); os.abort()", "out of memory"),
+        ("import os; os._exit(7)", "ended with status 7"),
+    ],
+)
+def test_why_the_other_process_failed_is_the_reason(code, said, registered) -> None:
     found = registered(**KINDS["series"])
-    with pytest.raises(
-        PipelineError, match="cannot be exported as tensorflow: ValueError: no such operation; choose another"
-    ):
-        form.python(found, ["-c", "raise ValueError('no such operation')"])
+    with pytest.raises(PipelineError, match=f"cannot be exported as tensorflow: {said}; choose another"):
+        form.python(found, "tensorflow", ["-c", code])

@@ -8,7 +8,6 @@ import torch
 
 from ssl_pipeline.export import transformers as form
 from ssl_pipeline.export.export import form_of, write
-from ssl_pipeline.part import PipelineError
 from tests.export.conftest import TEXTS
 from tests.export.kinds import KINDS
 
@@ -32,9 +31,3 @@ def test_transformers_alone_gives_the_same_embedding(kind, registered, tmp_path)
     tokens = form.tokenized(encoder, TEXTS)
     each = torch.stack([encoder(row[row != encoder.special["pad"]][None])[0] for row in tokens])
     torch.testing.assert_close(torch.load(tmp_path / "embeddings.pt"), each.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_an_encoder_of_images_is_refused(registered, tmp_path) -> None:
-    with pytest.raises(PipelineError, match="an encoder of image reads no text; choose onnx or safetensors"):
-        write(form_of("transformers"), registered(**KINDS["resnet"]), "transformers", tmp_path / "model")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["extra_files"]
