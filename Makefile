@@ -21,7 +21,7 @@ up: install
 	@$(BIN)/ssl-pipeline up
 
 test: install
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: install
 	@$(BIN)/python -m pytest -m slow -n 2 --dist loadfile # much of it waits for servers

@@ -141,9 +141,11 @@ def test_what_ignores_term_is_killed_with_its_children(again, tmp_path, monkeypa
     family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
     started = time.monotonic()
     if again:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a script's background ignores
         threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()
         with pytest.raises(KeyboardInterrupt):
             launch.end(child)
+        signal.signal(signal.SIGINT, before)
     else:
         launch.end(child)
     gone, alive = psutil.wait_procs(family, timeout=5)
