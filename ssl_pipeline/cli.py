@@ -63,22 +63,30 @@ def run(
     from ssl_pipeline.orchestration.project_definitions import check
 
     here = project()
-    datasets, recipes = load_all(here)
-    chosen = choose(recipes, names)
-    check(datasets, recipes)
-    for one in chosen:
-        chain.stages_of(one, to)
+    broken: list[str] = []
+    datasets, recipes = load_all(here, broken)
+    try:
+        chosen = choose(recipes, names)
+        check(datasets, recipes)
+    except PipelineError as error:  # for want of what is broken, it may be
+        raise PipelineError("; ".join([*broken, str(error)])) from error
+    for wrong in broken:
+        print(f"warning: left out: {wrong}", file=sys.stderr)
+    stages, made = {one.name: chain.stages_of(one, to) for one in chosen}, set[str]()
     with nothing_on_stdout(as_json) as stdout:
         from ssl_pipeline.orchestration.run import run as materialize
 
         try:
-            materialize(here, datasets, recipes, chosen, to, say, verbose)
+            materialize(here, datasets, recipes, chosen, to, say, verbose, made.add)
         except KeyboardInterrupt:
             print("stopped: run again to go on from here", file=sys.stderr)
             raise typer.Exit(130) from None
         finally:
-            compare(here, [one for one in chosen if to not in chain.STAGES[:4]])
-        results = [result(here, one, chain.stages_of(one, to)) for one in chosen]
+            compare(here, [one for one in chosen if evaluated(one, stages[one.name], made)])
+        results = [result(here, one, stages[one.name]) for one in chosen]
+        for one in chosen:
+            if card := model_card(here, one, stages[one.name]):
+                say(f"card    {card}")
         if as_json:
             print(json.dumps(results[0] if len(results) == 1 else {"recipes": results}), file=stdout, flush=True)
 
@@ -103,22 +111,38 @@ def status(as_json: AsJson = False) -> None:
     """What there is: datasets with their versions, recipes with their champions, and what failed last."""
     from ssl_pipeline.orchestration.defs_folder import load_all
 
-    here = project()
-    datasets, recipes = load_all(here)
+    here, wrong = project(), list[str]()
+    datasets, recipes = load_all(here, wrong)
     with nothing_on_stdout(as_json) as stdout:
+        try:
+            champions = {r.name: champion(here, r.name) for r in recipes}
+        except PipelineError as error:
+            champions = {}
+            wrong.append(str(error))
         report = {
             "tracking_uri": here.tracking_place,
             "datasets": [{"name": d.name, "digest": digest(here, d.name)} for d in datasets],
             "recipes": [
-                {"name": r.name, "modality": r.encoder.kind, "model": r.name, "champion": champion(here, r.name)}
+                {"name": r.name, "modality": r.encoder.kind, "model": r.name, "champion": champions.get(r.name)}
                 for r in recipes
             ],
-            "failed": failures(here),
+            "failed": [*wrong, *failures(here)],
         }
         if as_json:
             print(json.dumps(report), file=stdout, flush=True)
         else:
             show_status(report)
+
+
+def evaluated(recipe: Recipe, stages: list[str], made: set[str]) -> bool:
+    """Whether all of its evaluations were made; a table of earlier ones would pass for this run's."""
+    wanted = {f"{recipe.name}/{part.kind}" for part in recipe.evaluations if part.kind in stages}
+    return bool(wanted) and wanted <= made
+
+
+def model_card(here: Project, recipe: Recipe, stages: list[str]) -> Path | None:
+    registered = here.store.current(recipe.name, "registered_model") if "registered_model" in stages else None
+    return registered.path / "model_card.md" if registered else None
 
 
 def result(here: Project, recipe: Recipe, stages: list[str]) -> dict[str, Any]:

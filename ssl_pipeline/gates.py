@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,12 @@ def not_collapsed(encoder: Stage) -> Gate:
     rank, loss, constant = (encoder.summary[k] for k in ("effective_rank", "final_loss", "collapse_loss"))
     learnt = constant is None or loss < constant
     compared = "" if constant is None else f", loss {loss:.3f} against {constant:.3f} when nothing is learnt"
-    return Gate("not_collapsed", rank > 1.5 and learnt, f"effective rank {rank:.1f}{compared}")
+    cure = ""
+    if rank <= 1.5:
+        cure = "; all samples look alike to it: try a lower learning_rate, or another task"
+    elif not learnt:
+        cure = f"; {encoder.summary['steps']:,} steps are few: more epochs, or a smaller batch_size"
+    return Gate("not_collapsed", not cure, f"effective rank {rank:.1f}{compared}{cure}")
 
 
 def nothing_leaked(recipe: Recipe, features: Stage) -> Gate:
@@ -77,15 +83,20 @@ def better_than_random(recipe: Recipe, evaluated: Stage) -> Gate:
     """The promoted metric is above the same encoder's with random weights, which fine-tuning trains from scratch."""
     assert recipe.promote
     metric, baselines = recipe.promote.metric, evaluated.summary["baselines"]
-    value = evaluated.summary["metrics"][metric]["mean"]
+    own = evaluated.summary["metrics"][metric]
     name = "random encoder" if "random encoder" in baselines else "supervised"
-    random = baselines[name][metric]["mean"]
-    cure = (
-        ""
-        if value > random
-        else "; train longer, try another task, or register all the same with promote: null in the recipe"
-    )
-    return Gate("better_than_random", value > random, f"{metric} {value:.3f}, {name} {random:.3f}{cure}")
+    random, said = baselines[name][metric], ""
+    if own["mean"] <= random["mean"]:
+        said = "; train longer, try another task, or register all the same with promote: null in the recipe"
+    elif own["low"] <= random["high"]:
+        said = "; the intervals touch: that it is better is not shown"
+    compared = f"{metric} {with_interval(own)}, {name} {with_interval(random)}"
+    return Gate("better_than_random", own["mean"] > random["mean"], compared + said)
+
+
+def with_interval(cell: dict[str, float]) -> str:
+    known = math.isfinite(cell["low"])
+    return f"{cell['mean']:.3f}" + (f" [{cell['low']:.3f}, {cell['high']:.3f}]" if known else "")
 
 
 def all_gates(recipe: Recipe, data: Gate, encoder: Stage, features: Stage, evaluated: dict[str, Stage]) -> list[Gate]:

@@ -63,7 +63,8 @@ def evaluations(found: Findings, task: str) -> list[dict[str, Any]]:
     if modality == "image" and found.source.kind in ("coco", "voc"):
         return [{"kind": "detection"}]
     if found.source.kind == "masks":
-        return [{"kind": "segmentation"}]
+        quicker = {} if has_gpu() else {"supervised_steps": 50}
+        return [{"kind": "segmentation", "stage": fine_stage(found.encoder["image_size"])} | quicker]
     if found.pairs:
         return [{"kind": "translation"} | ({} if has_gpu() else {"layers": 1, "width": 128, "steps": 300, "seeds": 2})]
     if modality == "series" and (not found.classes or len(found.classes) < 2):
@@ -74,6 +75,12 @@ def evaluations(found: Findings, task: str) -> list[dict[str, Any]]:
     shots = [shots for shots in (10, 100) if shots < fewest] + ["all"]
     quicker = {} if has_gpu() else {"supervised_steps": 100}
     return [CLASSIFICATION | {"shots": shots} | quicker]
+
+
+def fine_stage(side: int) -> int:
+    """The last stage of a ResNet whose map has 8 places a side at least, or the third from the end."""
+    stride = 32 if has_gpu() else 16  # with a stem that halves
+    return next((stage for stage in (-1, -2) if side * 2 ** (-1 - stage) // stride >= 8), -3)
 
 
 def describe(found: Findings) -> list[str]:

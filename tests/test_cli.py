@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,6 +117,20 @@ def test_status_before_anything_ran(root: Path) -> None:
     assert not (root / "store" / "mlflow").exists()
 
 
+def test_one_broken_recipe_leaves_the_others_alone(root: Path) -> None:
+    other = root / "ssl_pipeline" / "defs" / "cats" / "defs.yaml"
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("type: ssl_pipeline.Dataset\nattributes: {name: cats, sauce: {kind: demo}}\n")
+    try:
+        report = json.loads(cli("status", "--json", root=root).stdout)
+        assert "shapes_simclr" in [r["name"] for r in report["recipes"]] and str(other) in report["failed"][0]
+        done = cli("run", "shapes_simclr", "--to", "dataset", root=root)
+        assert done.returncode == 0 and f"warning: left out: {other}: " in done.stderr
+        assert str(other) in refused(cli("run", "cats", root=root))
+    finally:
+        shutil.rmtree(other.parent)
+
+
 @pytest.mark.slow
 def test_run_status_embed(root: Path, tmp_path: Path) -> None:
     done = cli("run", "shapes_simclr", "--json", root=root)
@@ -125,6 +140,8 @@ def test_run_status_embed(root: Path, tmp_path: Path) -> None:
     assert (report["version"], report["champion"]) == (1, 1)
     assert set(report["metrics"]["classification/linear/accuracy/5"]) == {"mean", "low", "high"}
     assert {"random encoder", "raw pixels"} <= set(report["baselines"])
+    (card,) = [line for line in done.stderr.splitlines() if line.startswith("card ")]
+    assert Path(card.split()[1]).read_text().startswith("# shapes_simclr")
     status = json.loads(cli("status", "--json", root=root).stdout)
     assert {"name": "shapes", "digest": report["dataset"]} in status["datasets"]
     assert [r["champion"] for r in status["recipes"] if r["name"] == "shapes_simclr"] == [1]

@@ -64,7 +64,14 @@ def test_masks_are_for_segmentation(project, tmp_path, monkeypatch):
     source = dataset.source
     assert (source.kind, source.images, source.masks, source.ignore) == ("masks", "images", "labels", 255)
     assert source.classes == ("class 0", "class 1", "class 2", "class 3")
-    assert [one.kind for one in recipe.evaluations] == ["segmentation"]
+    (evaluation,) = recipe.evaluations
+    assert (evaluation.kind, evaluation.stage) == ("segmentation", -3)  # of 20 pixels
+
+
+@pytest.mark.parametrize("side, gpu, stage", [(224, False, -1), (224, True, -2), (64, False, -2), (32, False, -3)])
+def test_the_map_that_is_segmented_has_enough_places(monkeypatch, side, gpu, stage):
+    monkeypatch.setattr(new, "has_gpu", lambda: gpu)
+    assert new.fine_stage(side) == stage
 
 
 def test_masks_whose_values_are_no_classes(project, tmp_path):

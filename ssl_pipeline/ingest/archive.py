@@ -78,7 +78,7 @@ def _members(path: Path) -> Iterator[Member]:
             is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
         yield from _zip_members(path) if is_zip else _tar_members(path)
     except FileNotFoundError as error:
-        raise PipelineError(f"{path}: there is no such archive: correct the source's path") from error
+        raise PipelineError(f"{path}: there is no such file or folder: correct the source's path") from error
     except IsADirectoryError as error:
         raise PipelineError(f"{path}: is a folder: use kind image_folder for it") from error
     except DAMAGE as error:

@@ -243,9 +243,10 @@ def notes_on(found: Findings, looked_at: int, reasons: Counter[str]) -> list[str
         sides = f"{found.source.member or Path(found.source.path).name} and {found.source.parallel}"
         notes.append(f"Pairs are the lines of {sides}; what else lies there is passed over.")
     if isinstance(found.source, Masks):
-        notes.append(
-            f"{sniff_masks.READ} masks at most were read: see that all classes are there, and give them their names."
+        read = (
+            f"; {sniff_masks.READ} masks were read: see that all are there" if found.samples > sniff_masks.READ else ""
         )
+        notes.append(f"Give the source's classes in the recipe their names{read}.")
     if found.splits and modality != "series":  # one recording is split by time
         notes.append(f"The source names its own splits: {', '.join(found.splits)}.")
     if found.samples < 1000:

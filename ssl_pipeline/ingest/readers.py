@@ -92,7 +92,7 @@ def _traces(source: Source, root: Path) -> Iterator[str]:
             yield _trace("/".join(parts), Path(file))
         return
     if isinstance(source, Archive) and not path.exists():
-        raise PipelineError(f"{path}: there is no such archive: correct the source's path")
+        raise PipelineError(f"{path}: there is no such file or folder: correct the source's path")
     yield _trace(str(path), path)
     match source:
         case Table():

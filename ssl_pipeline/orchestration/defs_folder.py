@@ -40,17 +40,23 @@ def files(project: Project) -> list[Path]:
     return sorted((defs_folder(project) if has_own(project) else PACKAGED).rglob("defs.yaml"))
 
 
-def load_all(project: Project) -> tuple[list[recipe.Dataset], list[recipe.Recipe]]:
+def load_all(project: Project, broken: list[str] | None = None) -> tuple[list[recipe.Dataset], list[recipe.Recipe]]:
     """Every dataset and recipe of the project, or of this package where the project has none of its own.
 
-    Raises PipelineError naming the file and the field that is wrong.
+    What is wrong with a file (which field, and why) goes to `broken`; without it, raises PipelineError.
     """
     datasets: list[recipe.Dataset] = []
     recipes: list[recipe.Recipe] = []
     for file in files(project):
-        more_datasets, more_recipes = recipe.load(file)
-        datasets += more_datasets
-        recipes += more_recipes
+        try:
+            more_datasets, more_recipes = recipe.load(file)
+        except PipelineError as error:
+            if broken is None:
+                raise
+            broken.append(str(error))
+        else:
+            datasets += more_datasets
+            recipes += more_recipes
     return datasets, recipes
 
 

@@ -35,13 +35,15 @@ def run(
     to: str,
     say: Say,
     verbose: bool = False,
+    made: Callable[[str], object] = lambda stage: None,
 ) -> None:
-    """Materializes the datasets of the chosen recipes and these up to stage `to`, in one Dagster run.
+    """Materializes the datasets of the chosen recipes and these up to stage `to`, in one Dagster run. `made` hears of each asset,
+    as `cats/features`, once it is there.
 
     One failing recipe does not stop the others. Raises PipelineError with every failure on one line.
     """
     keys = selected(chosen, recipes, to)
-    narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys})
+    narrator = Narrator(say, {"__".join(key): "/".join(key) for key in keys}, made)
     with warnings.catch_warnings(), explained(project, narrator), in_terminal(project) as instance, interruptible():
         warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))  # type: ignore[arg-type]
         for dead in reap(instance):
@@ -97,8 +99,8 @@ def selected(chosen: list[recipe.Recipe], recipes: list[recipe.Recipe], to: str)
 class Narrator:
     """Tells a person what happens in a run: a line when a stage starts and one when it ends. Collects what failed."""
 
-    def __init__(self, say: Say, stages: dict[str, str]) -> None:
-        self.say = say
+    def __init__(self, say: Say, stages: dict[str, str], made: Callable[[str], object]) -> None:
+        self.say, self.made = say, made
         self.stages = stages
         """Step key to the stage's title; further steps are checks."""
         self.started: dict[str, float] = {}
@@ -126,6 +128,7 @@ class Narrator:
     def _made(self, event: dg.DagsterEvent) -> None:
         made = event.step_materialization_data.materialization.metadata.get("made")
         seconds = time.monotonic() - self.started.get(str(event.step_key), time.monotonic())
+        self.made(self.stages[str(event.step_key)])
         self.say(f"{self.stages[str(event.step_key)]}: {made.value if made else 'done'} in {seconds:.1f} s")
 
     def _checked(self, check: dg.AssetCheckEvaluation) -> None:

@@ -148,7 +148,23 @@ def limits(recipe: dict[str, Any], dataset: dict[str, Any], evaluations: dict[st
     samples = dataset.get("samples")
     if samples is not None and samples < 50_000:
         known.insert(1, f"{samples:,} samples are few: expect a larger and more varied set to do better.")
-    return "\n".join(f"- {line}" for line in known)
+    return "\n".join(f"- {line}" for line in [*beside(recipe, evaluations), *known])
+
+
+def beside(recipe: dict[str, Any], evaluations: dict[str, tuple[dict[str, Any], str]]) -> list[str]:
+    """What the metric that promotes says of the baselines, where that is not in the encoder's favour."""
+    metric = (recipe.get("promote") or {}).get("metric", "")
+    summary, _ = evaluations.get(metric.split("/")[0], ({}, ""))
+    own, baselines = summary.get("metrics", {}).get(metric), summary.get("baselines") or {}
+    if not own:
+        return []
+    cells = {name: metrics[metric] for name, metrics in baselines.items() if metric in metrics}
+    better = [escape(name) for name, cell in cells.items() if cell["mean"] > own["mean"]]
+    said = [f"By {escape(metric)}, this does better: {', '.join(better)}."] if better else []
+    random = cells.get("random encoder")
+    if random and random["mean"] <= own["mean"] and own["low"] <= random["high"]:
+        said.append(f"By {escape(metric)}, it is not shown to be better than random weights: the intervals touch.")
+    return said
 
 
 def roomy(markdown: str) -> str:

@@ -157,8 +157,11 @@ class Tracker:
             yield self._client
         except (MlflowException, RequestException, SQLAlchemyError) as error:
             reason = database.without_password(" ".join(str(error).split()))
+            kind = unreached(reason)
+            if "connection refused" in reason.lower():
+                reason = "nobody answers there"
             place = f"MLflow at {database.without_password(self.uri)}"
-            raise unreached(reason)(f"{place}: {reason[:400]}; {cure(error)}") from error
+            raise kind(f"{place}: {reason[:400]}; {cure(error)}") from error
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

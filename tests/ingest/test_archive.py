@@ -169,7 +169,7 @@ def test_not_an_archive(tmp_path):
     (tmp_path / "note.zip").write_bytes(b"just text, and enough of it to look like something" * 30)
     for path, message in [
         (tmp_path / "note.zip", "cannot be read as zip or tar"),
-        (tmp_path / "no.zip", "no such archive"),
+        (tmp_path / "no.zip", "no such file or folder"),
         (tmp_path, "image_folder"),
     ]:
         with pytest.raises(PipelineError, match=message):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -21,10 +22,10 @@ from ssl_pipeline.part import PipelineError
 from ssl_pipeline.project import Project
 
 
-def materialize(project: Project, to: str) -> list[str]:
+def materialize(project: Project, to: str, made: Callable[[str], object] = lambda stage: None) -> list[str]:
     datasets, recipes = load_all(project)
     said: list[str] = []
-    run(project, datasets, recipes, choose(recipes, ["shapes_simclr"]), to, said.append)
+    run(project, datasets, recipes, choose(recipes, ["shapes_simclr"]), to, said.append, made=made)
     return said
 
 
@@ -71,10 +72,14 @@ def test_checks_without_running_anything_again(root: Path) -> None:
 
 
 def test_missing_source_is_one_line(root: Path) -> None:
+    made = list[str]()
+    materialize(Project.find(), "pretext_labels", made.append)
+    assert made == ["shapes/dataset", "shapes_simclr/pretext_labels"]
     (root / "images").rename(root / "moved")
+    made.clear()
     with pytest.raises(PipelineError, match="dataset 'shapes': ") as refused:
-        materialize(Project.find(), "pretext_labels")
-    assert "\n" not in str(refused.value)
+        materialize(Project.find(), "pretext_labels", made.append)
+    assert "\n" not in str(refused.value) and not made
 
 
 def test_killed_run_gives_its_turn_back(root: Path) -> None:

@@ -280,6 +280,15 @@ def test_the_card_leads_to_what_registered_it_and_its_tables_have_room():
     assert cells[0] == "recipe\u2002\u200b" and table  # the space is neither markup nor trimmed
 
 
+def test_the_limits_say_what_does_better_and_what_is_not_shown():
+    recipe = RECIPE | {"promote": {"metric": "classification/linear/accuracy/10"}}
+    assert "does better" not in card(recipe) and "not shown" not in card(recipe)
+    near = CLASSIFICATION | {"metrics": metrics("linear", 0.48, 0.9, 0.9)}
+    said = card(recipe, classification=near).partition("## Limits")[2]
+    assert "By classification/linear/accuracy/10, this does better: raw pixels." in said.replace("\\", "")
+    assert "it is not shown to be better than random weights: the intervals touch" in said
+
+
 def test_a_card_without_labels_or_git_or_optional_numbers():
     text = card(classification=None, commit=None, encoder={"final_loss": math.nan}, features={})
     assert "No labels were at hand" in text and "not under version control" in text
