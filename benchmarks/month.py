@@ -113,7 +113,7 @@ class Month:
             instance=self.instance, tags={REASON: reason}, raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )  # fmt: skip
-        failed = what_failed(done.all_events)
+        failed = [f"{what}: {why}" for what, why in what_failed(done.all_events).items()]
         batch.seen.append(f"{job}: {reason}" + (f" -> FAILED: {failed[0]}" if failed else ""))
 
     def tick(self, batch: Batch) -> bool:
