@@ -22,8 +22,9 @@ def in_a_line(error: Any) -> str:
     return " ".join(error.message.split()) if error else "failed"
 
 
-def of_check(check: dg.AssetCheckEvaluation) -> str:
-    return f"{'/'.join(check.asset_key.path)}: {check.check_name}: {check.description}"
+def of_check(check: dg.AssetCheckEvaluation) -> tuple[str, str]:
+    """Its asset, and what it says of it."""
+    return "/".join(check.asset_key.path), f"{check.check_name}: {check.description}"
 
 
 def what_failed(events: list[dg.DagsterEvent]) -> dict[str, str]:
@@ -38,7 +39,7 @@ def what_failed(events: list[dg.DagsterEvent]) -> dict[str, str]:
         elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-                told["/".join(check.asset_key.path)] = f"{check.check_name}: {check.description}"
+                told.update([of_check(check)])
     return told
 
 

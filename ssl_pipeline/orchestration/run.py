@@ -134,7 +134,7 @@ class Narrator:
     def _checked(self, check: dg.AssetCheckEvaluation) -> None:
         if check.passed:
             return
-        line = of_check(check)
+        line = ": ".join(of_check(check))
         if check.severity == dg.AssetCheckSeverity.WARN:
             self.say(f"warning: {line}")
         else:

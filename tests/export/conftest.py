@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,12 @@ def registered(tmp_path: Path, facts: dict[str, dict[str, Any]]) -> Callable[...
         return Registered("models:/tiny/1", folder, encoders.load(folder))
 
     return make
+
+
+def embeddings_of(pictures: torch.Tensor, code: str, folder: Path, absent: set[str]) -> torch.Tensor:
+    """What the code makes of the pictures, in a process into which these packages do not come."""
+    torch.save(pictures, folder / "pictures.pt")
+    before = "import sys\nimport torch\npictures = torch.load('pictures.pt')\n"
+    after = f"assert not {absent} & set(sys.modules)\ntorch.save(embeddings, 'embeddings.pt')\n"
+    subprocess.run([sys.executable, "-c", before + code + after], cwd=folder, check=True)
+    return torch.load(folder / "embeddings.pt")

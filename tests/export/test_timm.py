@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from ssl_pipeline.export import timm as form
 from ssl_pipeline.export.export import form_of, write
 from ssl_pipeline.part import PipelineError
+from tests.export.conftest import embeddings_of
 from tests.export.kinds import KINDS, RESNET
 
 IMAGES = {
@@ -29,12 +27,8 @@ def test_timm_alone_gives_the_same_embedding(kind, registered, tmp_path) -> None
     assert write(form_of("timm"), found, "timm", output) <= form.TOLERANCE
     network = form.network_in(found, "timm")
     pictures = network.inputs(2)
-    torch.save(pictures, tmp_path / "pictures.pt")
-    before = "import sys\nimport torch\npictures = torch.load('pictures.pt')\n"
-    after = "assert 'ssl_pipeline' not in sys.modules\ntorch.save(embeddings, 'embeddings.pt')\n"
-    code = before + form.opens(found, "model") + after
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    torch.testing.assert_close(torch.load(tmp_path / "embeddings.pt"), network.encoder(pictures), rtol=1e-4, atol=1e-5)
+    there = embeddings_of(pictures, form.opens(found, "model"), tmp_path, {"ssl_pipeline"})
+    torch.testing.assert_close(there, network.encoder(pictures), rtol=1e-4, atol=1e-5)
 
 
 def test_stock_timm_does_not_open_another_stem_by_accident(registered, tmp_path) -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -10,6 +7,7 @@ from ssl_pipeline.export import transformers as form
 from ssl_pipeline.export.export import form_of, write
 from ssl_pipeline.export.transformers_vit import plain_vit_in
 from ssl_pipeline.part import PipelineError
+from tests.export.conftest import embeddings_of
 from tests.export.kinds import KINDS, VIT
 
 VITS = {
@@ -25,12 +23,8 @@ def test_transformers_alone_gives_a_vits_embedding(kind, registered, tmp_path) -
     assert write(form_of("transformers"), found, "transformers", tmp_path / "model") <= form.TOLERANCE
     network = plain_vit_in(found, "transformers")
     pictures = network.inputs(2)
-    torch.save(pictures, tmp_path / "pictures.pt")
-    before = "import sys\nimport torch\npictures = torch.load('pictures.pt')\n"
-    after = "assert not {'ssl_pipeline', 'timm'} & set(sys.modules)\ntorch.save(embeddings, 'embeddings.pt')\n"
-    code = before + form.opens(found, "model") + after
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    torch.testing.assert_close(torch.load(tmp_path / "embeddings.pt"), network.encoder(pictures), rtol=1e-4, atol=1e-5)
+    there = embeddings_of(pictures, form.opens(found, "model"), tmp_path, {"ssl_pipeline", "timm"})
+    torch.testing.assert_close(there, network.encoder(pictures), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
