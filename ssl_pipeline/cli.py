@@ -86,7 +86,7 @@ def run(
         results = [result(here, one, stages[one.name]) for one in chosen]
         for one in chosen:
             if card := model_card(here, one, stages[one.name]):
-                say(f"card    {card}")
+                say(f"card    {one.name}: {card}")
         if as_json:
             print(json.dumps(results[0] if len(results) == 1 else {"recipes": results}), file=stdout, flush=True)
 

@@ -141,7 +141,7 @@ def test_run_status_embed(root: Path, tmp_path: Path) -> None:
     assert set(report["metrics"]["classification/linear/accuracy/5"]) == {"mean", "low", "high"}
     assert {"random encoder", "raw pixels"} <= set(report["baselines"])
     (card,) = [line for line in done.stderr.splitlines() if line.startswith("card ")]
-    assert Path(card.split()[1]).read_text().startswith("# shapes_simclr")
+    assert card.split()[1] == "shapes_simclr:" and Path(card.split()[2]).read_text().startswith("# shapes_simclr")
     status = json.loads(cli("status", "--json", root=root).stdout)
     assert {"name": "shapes", "digest": report["dataset"]} in status["datasets"]
     assert [r["champion"] for r in status["recipes"] if r["name"] == "shapes_simclr"] == [1]
